@@ -1,0 +1,1 @@
+"""Self-contained HTML reports made from an analysis folder."""
