@@ -1,0 +1,258 @@
+"""Files and folders on disk: writes that are whole or absent, and the analysis folder.
+
+A file is written under a temporary name beside its target and then renamed, so a reader
+never sees half of it, also after a kill. Only open formats are used: JSON, CSV, Parquet,
+Zarr, safetensors. Nothing is pickled and nothing is executed on load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import zarr
+
+from boneage_xai import __version__
+from boneage_xai.errors import DataError, ReportError
+
+ANALYSIS_FORMAT = "boneage_xai.analysis"
+ANALYSIS_VERSION = 1
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it when the block succeeds.
+
+    The temporary name keeps the suffix of ``path``, for writers that choose by suffix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    staged = Path(name)
+    try:
+        yield staged
+        staged.chmod(0o644)
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that becomes ``path`` when the block succeeds.
+
+    Raises:
+        DataError: ``path`` exists already.
+    """
+    if path.exists():
+        raise DataError(f"{path} exists already: expected a new folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield staged
+        staged.chmod(0o755)
+        try:
+            staged.rename(path)
+        except OSError as error:
+            raise DataError(f"{path} appeared while it was being written") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with staged_file(path) as staged:
+        staged.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all; NaN and infinities become null."""
+    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if hasattr(content, "item") and getattr(content, "ndim", None) == 0:
+        content = content.item()
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    if isinstance(content, Path):
+        return str(content)
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path}: expected JSON, found something unreadable ({error})") from error
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as Parquet or CSV, by the suffix of ``path``, whole or not at all."""
+    with staged_file(path) as staged:
+        if path.suffix == ".parquet":
+            frame.to_parquet(staged, index=False)
+        else:
+            frame.to_csv(staged, index=False)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet or CSV table that the toolkit wrote.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, dtype={"case_id": "string"})
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: expected a table, found something unreadable ({error})"
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class AnalysisFolder:
+    """What ``evaluate`` and ``attribute`` found out about one run on one data set.
+
+    Each command adds its own files; ``analysis.json`` lists the steps taken.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> AnalysisFolder:
+        """Open an existing analysis folder.
+
+        Raises:
+            ReportError: not an analysis folder, or one of another version.
+        """
+        file = path / "analysis.json"
+        if not file.is_file():
+            raise ReportError(
+                f"{path}: expected an analysis folder (from `boneage-xai evaluate`), "
+                "found no analysis.json in it"
+            )
+        manifest = read_json(file)
+        found = (manifest.get("format"), manifest.get("version"))
+        if found != (ANALYSIS_FORMAT, ANALYSIS_VERSION):
+            raise ReportError(
+                f"{file}: expected {ANALYSIS_FORMAT} version {ANALYSIS_VERSION}, "
+                f"found {found[0]} version {found[1]}"
+            )
+        return cls(path, manifest)
+
+    @classmethod
+    def add_step(
+        cls,
+        path: Path,
+        *,
+        run: Mapping[str, Any],
+        data: Mapping[str, Any],
+        step: str,
+        detail: Mapping[str, Any],
+    ) -> AnalysisFolder:
+        """Record that a command added its results, creating ``analysis.json`` if need be.
+
+        Raises:
+            ReportError: the folder holds the analysis of another run or data set.
+        """
+        check_same_analysis(path, run=run, data=data)
+        manifest: dict[str, Any] = {
+            "format": ANALYSIS_FORMAT,
+            "version": ANALYSIS_VERSION,
+            "toolkit_version": __version__,
+            "run": dict(run),
+            "data": dict(data),
+            "steps": {},
+        }
+        if (path / "analysis.json").is_file():
+            manifest["steps"] = dict(cls.open(path).manifest["steps"])
+        manifest["steps"][step] = dict(detail)
+        write_json(path / "analysis.json", manifest)
+        return cls.open(path)
+
+    def predictions(self) -> pd.DataFrame:
+        """Return case_id, sex, reference_months, predicted_months, error_months."""
+        return read_table(self.path / "predictions.parquet")
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the content of ``metrics.json``."""
+        metrics: dict[str, Any] = read_json(self.path / "metrics.json")
+        return metrics
+
+    def history(self) -> pd.DataFrame | None:
+        """Return the training history per epoch, None for a model trained elsewhere."""
+        return self._optional("history.csv")
+
+    def attributions(self) -> pd.DataFrame | None:
+        """Return one row per case and method, None before ``attribute``."""
+        return self._optional("attributions.parquet")
+
+    def regions(self) -> pd.DataFrame | None:
+        """Return one row per case, method and region, None without region maps."""
+        return self._optional("regions.parquet")
+
+    def maps(self) -> zarr.Group | None:
+        """Return the Zarr group of inputs, maps and activations, None before ``attribute``."""
+        folder = self.path / "attributions.zarr"
+        return zarr.open_group(folder, mode="r") if folder.is_dir() else None
+
+    def _optional(self, name: str) -> pd.DataFrame | None:
+        file = self.path / name
+        return read_table(file) if file.is_file() else None
+
+
+def check_same_analysis(path: Path, *, run: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Refuse to mix results of different models or data in one analysis folder.
+
+    Raises:
+        ReportError: the folder holds the analysis of another run or data set, or
+            is a folder with something else in it.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    manifest = AnalysisFolder.open(path).manifest
+    for part, ours, key in (("run", run, "model_id"), ("data", data, "fingerprint")):
+        theirs = manifest[part].get(key)
+        if theirs != ours.get(key):
+            raise ReportError(
+                f"{path}: holds the analysis of another {part} ({key} {theirs}, "
+                f"not {ours.get(key)}); choose another --out"
+            )

@@ -1,0 +1,109 @@
+"""Writes are whole or absent; analysis folders are checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from boneage_xai.errors import DataError, ReportError
+from boneage_xai.store import (
+    AnalysisFolder,
+    check_same_analysis,
+    read_json,
+    read_table,
+    staged_file,
+    staged_folder,
+    write_json,
+    write_table,
+    write_text,
+)
+
+RUN = {"model_id": "abc", "path": "run"}
+DATA = {"fingerprint": "f00", "n": 3}
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+
+    def write_half() -> None:
+        with staged_file(file) as staged:
+            staged.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert file.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_failed_folder_is_absent(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with staged_folder(tmp_path / "new") as staged:
+            (staged / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(DataError, match="exists already"), staged_folder(tmp_path / "there"):
+        pass
+
+
+def test_json_has_no_nan_and_takes_numpy(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": np.float32(1.5), "y": float("nan"), "z": (Path("a"),)})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == {"x": 1.5, "y": None, "z": ["a"]}
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
+def test_tables_come_back(tmp_path: Path, name: str) -> None:
+    frame = pd.DataFrame({"case_id": ["007", "8"], "months": [1.5, 2.0]})
+    write_table(tmp_path / name, frame)
+    back = read_table(tmp_path / name)
+    assert back["case_id"].tolist() == ["007", "8"]
+    assert back["months"].tolist() == [1.5, 2.0]
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.json"])
+def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xfe{not it")
+    with pytest.raises(DataError, match=name):
+        (read_json if name.endswith("json") else read_table)(tmp_path / name)
+
+
+def test_each_step_adds_to_the_analysis(tmp_path: Path) -> None:
+    out = tmp_path / "analysis"
+    AnalysisFolder.add_step(out, run=RUN, data=DATA, step="evaluate", detail={"n": 3})
+    folder = AnalysisFolder.add_step(out, run=RUN, data=DATA, step="attribute", detail={"n": 1})
+    assert folder.manifest["steps"] == {"evaluate": {"n": 3}, "attribute": {"n": 1}}
+    assert folder.attributions() is None
+    assert folder.maps() is None
+
+
+@pytest.mark.parametrize(
+    ("run", "data", "part"),
+    [({**RUN, "model_id": "other"}, DATA, "run"), (RUN, {**DATA, "fingerprint": "other"}, "data")],
+)
+def test_results_of_another_model_or_data_are_not_mixed(
+    tmp_path: Path, run: dict[str, object], data: dict[str, object], part: str
+) -> None:
+    AnalysisFolder.add_step(tmp_path / "a", run=RUN, data=DATA, step="evaluate", detail={})
+    with pytest.raises(ReportError, match=f"another {part}"):
+        check_same_analysis(tmp_path / "a", run=run, data=data)
+
+
+def test_foreign_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"no analysis\.json"):
+        AnalysisFolder.open(tmp_path)
+    write_json(tmp_path / "analysis.json", {"format": "boneage_xai.analysis", "version": 99})
+    with pytest.raises(ReportError, match="version 99"):
+        AnalysisFolder.open(tmp_path)
