@@ -1,0 +1,1 @@
+"""Radiographs, label tables, cohorts, preprocessing and the pixel cache."""

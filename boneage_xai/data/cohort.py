@@ -1,0 +1,393 @@
+"""Cohorts from disk: label rows matched to radiographs, and every problem found on the way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from boneage_xai.data.layouts import (
+    KNOWN_SETS,
+    FolderIndex,
+    ImageSet,
+    find_sets,
+    index_folder,
+    plain_name,
+    set_name,
+)
+from boneage_xai.data.matching import (
+    Matching,
+    images_without_row,
+    match_headers,
+    match_rows,
+    sex_disagrees,
+)
+from boneage_xai.data.problems import PROBLEM_KINDS, Problem, require_no_errors
+from boneage_xai.data.radiograph import IMAGE_SUFFIXES, read_radiograph
+from boneage_xai.data.tables import LabelTable, read_label_table
+from boneage_xai.errors import ConfigError, DataError
+from boneage_xai.types import Case, Cohort, Sex
+
+__all__ = [
+    "PROBLEM_KINDS",
+    "CohortReading",
+    "ImageInspection",
+    "Problem",
+    "inspect_images",
+    "read_source",
+    "require_clean",
+    "select_cohort",
+]
+
+
+@dataclass(frozen=True)
+class CohortReading:
+    """All that was read from one source.
+
+    Args:
+        source: the folder or table.
+        layout: names of the layouts found, joined by ``+``.
+        cohorts: one per set, in the order found.
+        problems: everything that was wrong, errors and notes.
+        tables: the label table of each cohort, None where the images state sex and age.
+    """
+
+    source: Path
+    layout: str
+    cohorts: tuple[Cohort, ...]
+    problems: tuple[Problem, ...]
+    tables: tuple[Path | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageInspection:
+    """What decoding every radiograph of a cohort showed.
+
+    Args:
+        n: number of radiographs tried.
+        problems: unreadable files, and files that state another sex than the table.
+        width_px: smallest and largest width, None when none could be read.
+        height_px: smallest and largest height, None when none could be read.
+        with_pixel_spacing: number of files that state their pixel spacing.
+    """
+
+    n: int
+    problems: tuple[Problem, ...]
+    width_px: tuple[int, int] | None
+    height_px: tuple[int, int] | None
+    with_pixel_spacing: int = 0
+
+
+def read_source(source: Path, columns: Mapping[str, str] | None = None) -> CohortReading:
+    """Read every set of cases in a folder of any known layout, or the one set of a table.
+
+    Radiographs are found, not decoded (``inspect_images`` does that); of DICOM files the
+    headers are read.
+
+    Args:
+        source: folder, or label table (its radiographs are looked for as in its layout).
+        columns: role to header, for tables whose header is not known; see
+            ``read_label_table``.
+
+    Returns:
+        A cohort per set, and every problem: no case is dropped without one.
+
+    Raises:
+        ConfigError: ``columns`` names a role that does not exist.
+        DataError: there is no such source, or nothing in it can be read as a cohort.
+    """
+    source = Path(source)
+    if source.is_dir():
+        index = index_folder(source)
+        tables, notes = _read_tables(index, columns)
+        if not tables:
+            _require_dicom(index, notes)
+        return _read_sets(source, index, tables, notes, only=None)
+    if not source.is_file():
+        raise DataError(f"{source}: expected a folder or a label table, found nothing there")
+    if source.suffix.lower() in IMAGE_SUFFIXES:
+        raise DataError(f"{source}: expected a folder or a label table, found an image")
+    table = read_label_table(source, columns)
+    index, tables = _index_around(table)
+    return _read_sets(source, index, tables, [], only=tables[0])
+
+
+def select_cohort(reading: CohortReading, name: str | None = None) -> Cohort:
+    """Return the set called by name, or the only one.
+
+    Raises:
+        ConfigError: no set of that name, or several sets and no name.
+    """
+    names = [cohort.name for cohort in reading.cohorts]
+    if name is not None:
+        if name not in names:
+            raise ConfigError(
+                f"{reading.source}: no set called {name!r}, expected one of {', '.join(names)}"
+            )
+        return reading.cohorts[names.index(name)]
+    if len(names) != 1:
+        tables = list(reading.tables) or [None] * len(names)
+        listed = ", ".join(
+            f"{cohort_name} ({table})" if table else cohort_name
+            for cohort_name, table in zip(names, tables, strict=True)
+        )
+        raise ConfigError(
+            f"{reading.source}: holds {len(names)} sets: {listed}; "
+            "point SOURCE at the table of the one that is meant"
+        )
+    return reading.cohorts[0]
+
+
+def require_clean(
+    problems: CohortReading | ImageInspection | Iterable[Problem], source: Path | str | None = None
+) -> None:
+    """Refuse a data set with problems of severity ``error``; notes are let pass.
+
+    Args:
+        problems: a reading, an inspection, or the problems themselves.
+        source: what was read, as the user named it; known for a reading.
+
+    Raises:
+        DataError: one sentence that counts the errors, quotes the first and names the command
+            that lists all.
+    """
+    if isinstance(problems, CohortReading):
+        require_no_errors(problems.problems, source or problems.source)
+    elif isinstance(problems, ImageInspection):
+        require_no_errors(problems.problems, source or "SOURCE")
+    else:
+        require_no_errors(problems, source or "SOURCE")
+
+
+def _read_tables(
+    index: FolderIndex, columns: Mapping[str, str] | None
+) -> tuple[list[LabelTable], list[Problem]]:
+    tables: list[LabelTable] = []
+    notes: list[Problem] = []
+    for path in index.tables:
+        try:
+            tables.append(read_label_table(path, columns))
+        except DataError as refusal:
+            notes.append(Problem("unrecognised_table", "note", str(refusal), None, path))
+    return tables, notes
+
+
+def _require_dicom(index: FolderIndex, notes: Sequence[Problem]) -> None:
+    """Refuse a folder without label table unless its images are DICOM."""
+    if find_sets(index, ()):
+        return
+    if notes:
+        raise DataError(notes[0].message)
+    n_images = sum(len(names) for f in index.image_folders for names in f.files.values())
+    if n_images:
+        images = "1 image" if n_images == 1 else f"{n_images} images"
+        raise DataError(
+            f"{index.root}: expected radiographs with a label table (CSV, TSV or XLSX with columns "
+            f"for case id, sex and bone age), or DICOM files, found {images} and no table"
+        )
+    raise DataError(
+        f"{index.root}: expected a label table and radiographs, found neither in this folder"
+    )
+
+
+def _index_around(table: LabelTable) -> tuple[FolderIndex, list[LabelTable]]:
+    """Index the surroundings of a table; it is the first of the tables returned."""
+
+    def read_others(index: FolderIndex) -> list[LabelTable]:
+        # Only so that images which their rows name do not count as images without a row.
+        others = []
+        for path in index.tables:
+            if path != table.path:
+                try:
+                    others.append(read_label_table(path))
+                except DataError:
+                    continue
+        return others
+
+    index = index_folder(table.path.parent)
+    tables = [table, *read_others(index)]
+    if any(s.table is table and s.folders for s in find_sets(index, tables)):
+        return index, tables
+    # RSNA keeps tables in a folder of their own: look in the known folders next to it.
+    home = table.path.absolute().parent
+    known = {name for known_set in KNOWN_SETS.values() for name in known_set.folders}
+    try:
+        wide = index_folder(
+            home.parent, only=lambda name: name == home.name or plain_name(name) in known
+        )
+    except DataError:
+        return index, tables
+    table = replace(table, path=home / table.path.name)
+    wide_tables = [table, *read_others(wide)]
+    if any(s.table is table and s.folders for s in find_sets(wide, wide_tables)):
+        return wide, wide_tables
+    return index, tables
+
+
+def _read_sets(
+    source: Path,
+    index: FolderIndex,
+    tables: Sequence[LabelTable],
+    notes: Sequence[Problem],
+    only: LabelTable | None,
+) -> CohortReading:
+    sets = find_sets(index, tables)
+    problems: list[Problem] = []
+    if only is None:
+        sets, spare_tables = _without_spare_tables(sets)
+        notes = [*notes, *spare_tables]
+    matching = Matching()
+    kept: list[tuple[ImageSet, Cohort]] = []
+    # Sets that were not asked for are matched too: it shows which images their rows name.
+    for image_set in sets:
+        table = image_set.table
+        matching.problems = []
+        if table is None:
+            cases = match_headers(index, image_set.folders, matching)
+        else:
+            cases = match_rows(index, image_set, table, matching)
+        if only is None or table is only:
+            if table is not None:
+                problems.extend(table.problems)
+            problems.extend(matching.problems)
+            name = set_name(index, only.path) if only is not None else image_set.name
+            kept.append((image_set, Cohort(name, tuple(cases))))
+    problems.extend(images_without_row(index, [s for s, _ in kept], sets, matching, only is None))
+    problems.extend(notes)
+    return CohortReading(
+        source=source,
+        layout="+".join(dict.fromkeys(image_set.layout for image_set, _ in kept)),
+        cohorts=tuple(cohort for _, cohort in kept),
+        problems=tuple(problems),
+        tables=tuple(s.table.path if s.table else None for s, _ in kept),
+    )
+
+
+def _without_spare_tables(
+    sets: Sequence[ImageSet],
+) -> tuple[tuple[ImageSet, ...], list[Problem]]:
+    """Set aside generic tables about the images of a published set, with a note for each.
+
+    Such are lists of extra facts or results beside a data set, and tables whose own images were
+    never downloaded; as sets they would stand in the way of the one that is there.
+    """
+    owners = {
+        folder.path: image_set.name
+        for image_set in sets
+        if image_set.layout != "table"
+        for folder in image_set.folders
+    }
+    kept: list[ImageSet] = []
+    notes: list[Problem] = []
+    for image_set in sets:
+        table = image_set.table
+        owned = [owners[f.path] for f in image_set.folders if f.path in owners]
+        if (
+            table is None
+            or image_set.layout != "table"
+            or not owned
+            or len(owned) < len(image_set.folders)
+        ):
+            kept.append(image_set)
+            continue
+        sentence = (
+            f"{table.path}: not read as a set, for the radiographs around it belong to "
+            f"{' and '.join(dict.fromkeys(owned))}; point SOURCE at this table to read it"
+        )
+        notes.append(Problem("spare_table", "note", sentence, None, table.path))
+    return tuple(kept), notes
+
+
+def inspect_images(
+    cohort: Cohort,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageInspection:
+    """Decode every radiograph of a cohort and report what cannot be read.
+
+    Args:
+        cohort: the cases.
+        workers: processes to decode with; 1 decodes in this process, None takes one per core
+            where there are images enough to keep them busy.
+        progress: called as ``progress(done, total)`` while decoding.
+
+    Returns:
+        Problems in the cohort's order, and the range of sizes.
+
+    Raises:
+        ConfigError: fewer than one worker.
+        DataError: a worker process died.
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers: expected 1 or more, found {workers}")
+    total = len(cohort)
+    if workers is None:
+        workers = min(os.cpu_count() or 1, total // _IMAGES_WORTH_A_PROCESS + 1)
+    problems: list[Problem] = []
+    sizes: list[tuple[int, int]] = []
+    with_spacing = 0
+    for done, (case, seen) in enumerate(_decode_all(cohort, workers), start=1):
+        if isinstance(seen, str):
+            problems.append(Problem("unreadable_file", "error", seen, case.case_id, case.image))
+        else:
+            sizes.append((seen.height_px, seen.width_px))
+            with_spacing += seen.has_spacing
+            if seen.sex is not None and seen.sex is not case.sex:
+                problems.append(sex_disagrees(case.case_id, case.image, case.sex, seen.sex))
+        if progress is not None:
+            progress(done, total)
+    heights, widths = [h for h, _ in sizes], [w for _, w in sizes]
+    return ImageInspection(
+        n=total,
+        problems=tuple(problems),
+        width_px=(min(widths), max(widths)) if sizes else None,
+        height_px=(min(heights), max(heights)) if sizes else None,
+        with_pixel_spacing=with_spacing,
+    )
+
+
+# Starting a process costs about as much as decoding this many radiographs.
+_IMAGES_WORTH_A_PROCESS = 200
+
+
+@dataclass(frozen=True)
+class _Seen:
+    height_px: int
+    width_px: int
+    has_spacing: bool
+    sex: Sex | None
+
+
+def _decode(image: Path) -> _Seen | str:
+    """Return what one image shows, or why it cannot be read; runs in a worker process."""
+    try:
+        radiograph = read_radiograph(image)
+    except DataError as error:
+        return str(error)
+    height, width = radiograph.pixels.shape
+    return _Seen(height, width, radiograph.pixel_spacing_mm is not None, radiograph.sex)
+
+
+def _decode_all(cohort: Cohort, workers: int) -> Iterator[tuple[Case, _Seen | str]]:
+    if workers == 1:
+        for case in cohort:
+            yield case, _decode(case.image)
+        return
+    # Spawned, not forked: a fork of a process that runs torch threads may hang.
+    context = multiprocessing.get_context("spawn")
+    images = [case.image for case in cohort]
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        yield from zip(cohort, pool.map(_decode, images, chunksize=32), strict=True)
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"cohort {cohort.name}: a process that decoded its images died; "
+            "decode with workers=1 to see at which image"
+        ) from error
+    finally:
+        # Not `with`: after an interrupt that would first decode all that is left.
+        pool.shutdown(cancel_futures=True)

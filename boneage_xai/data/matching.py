@@ -1,0 +1,235 @@
+"""Matching label rows, or DICOM headers, to radiograph files and label maps of regions."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from boneage_xai.data.dicom import dicom_header
+from boneage_xai.data.layouts import (
+    DICOM_SUFFIXES,
+    FolderIndex,
+    ImageFolder,
+    ImageSet,
+    folders_named,
+)
+from boneage_xai.data.problems import Problem
+from boneage_xai.data.radiograph import IMAGE_SUFFIXES
+from boneage_xai.data.tables import LabelRow, LabelTable, strip_image_suffix
+from boneage_xai.errors import DataError
+from boneage_xai.types import Case, Sex
+
+# Where label maps of hand regions may lie, below a folder that holds a set or its images.
+REGION_FOLDERS = ("labels", "regions/labels")
+
+
+@dataclass
+class Matching:
+    """What matching rows to files has found so far: problems, and the files that rows name."""
+
+    problems: list[Problem] = field(default_factory=list)
+    used: set[tuple[Path, str]] = field(default_factory=set)
+
+
+def match_rows(
+    index: FolderIndex, image_set: ImageSet, table: LabelTable, matching: Matching
+) -> list[Case]:
+    """Return the case of each row that has exactly one radiograph.
+
+    Args:
+        index: what the source holds.
+        image_set: the folders of the table's radiographs.
+        table: the rows; folders that a row itself names go before those of the set.
+        matching: gets a problem for each row without case, and the files that rows name.
+    """
+    cases: list[Case] = []
+    by_folder: dict[str, tuple[ImageFolder, ...]] = {"": image_set.folders}
+    regions = _RegionFinder(index, table.path.parent)
+
+    def candidates(image: str) -> list[tuple[ImageFolder, str]]:
+        folder_name, _, name = image.rpartition("/")
+        if _is_outside(image):
+            return []
+        if folder_name not in by_folder:
+            by_folder[folder_name] = folders_named(index, table.path, folder_name)
+        stem = strip_image_suffix(name)
+        found = [(f, n) for f in by_folder[folder_name] for n in f.files.get(stem, ())]
+        return [(f, n) for f, n in found if n == name] or found
+
+    for image in table.refused_images:
+        matching.used.update((f.path, n) for f, n in candidates(image))
+    for row in table.rows:
+        found = candidates(row.image)
+        images = [f.path / n for f, n in found] or _outside_images(table, row)
+        matching.used.update((path.parent, path.name) for path in images)
+        if len(images) == 1:
+            case = _case(row, images[0], regions, matching.problems)
+            if case is not None:
+                cases.append(case)
+            continue
+        if images:
+            places = " and ".join(str(image) for image in images)
+            kind, what = "ambiguous_image", f"could mean {places}, expected one image"
+        else:
+            where = ", ".join(str(f.path) for f in image_set.folders[:3]) or str(index.root)
+            more = " and further folders" if len(image_set.folders) > 3 else ""
+            kind, what = "missing_image", f"has no image {row.image!r} in {where}{more}"
+        sentence = f"{table.path}: case {row.case_id} {what}"
+        matching.problems.append(Problem(kind, "error", sentence, row.case_id, table.path))
+    return cases
+
+
+def _is_outside(image: str) -> bool:
+    """Whether a row names its image by an absolute path or one that leaves the table's folder."""
+    return image.startswith(("/", "../")) or Path(image).is_absolute()
+
+
+def _outside_images(table: LabelTable, row: LabelRow) -> list[Path]:
+    """Return the files that a row means by a path outside the table's folder."""
+    if not _is_outside(row.image):
+        return []
+    named = os.path.normpath(table.path.parent / row.image)
+    paths = [Path(named), *(Path(named + suffix) for suffix in sorted(IMAGE_SUFFIXES))]
+    return [path for path in paths if path.is_file()]
+
+
+def _case(
+    row: LabelRow, image: Path, regions: _RegionFinder, problems: list[Problem]
+) -> Case | None:
+    """Return the case of a row, None with a problem when its DICOM header contradicts it."""
+    chronological_age_months = row.chronological_age_months
+    if image.suffix.lower() in DICOM_SUFFIXES:
+        try:
+            sex, age_months, _ = dicom_header(image)
+        except DataError as error:
+            problems.append(Problem("unreadable_file", "error", str(error), row.case_id, image))
+            return None
+        if sex is not None and sex is not row.sex:
+            problems.append(sex_disagrees(row.case_id, image, row.sex, sex))
+            return None
+        if chronological_age_months is None:
+            chronological_age_months = age_months
+    return Case(
+        case_id=row.case_id,
+        image=image,
+        sex=row.sex,
+        bone_age_months=row.bone_age_months,
+        chronological_age_months=chronological_age_months,
+        region_file=regions.find(row.case_id, image.parent),
+    )
+
+
+def sex_disagrees(case_id: str, image: Path, in_table: Sex, in_file: Sex) -> Problem:
+    """Return the problem of a DICOM header and a label table that state different sexes."""
+    sentence = (
+        f"{image}: case {case_id} has the sex {in_file.value} in its DICOM header, "
+        f"expected {in_table.value} as in the label table"
+    )
+    return Problem("sex_disagrees", "error", sentence, case_id, image)
+
+
+def match_headers(
+    index: FolderIndex, folders: Sequence[ImageFolder], matching: Matching
+) -> list[Case]:
+    """Return a case per DICOM file; its header states the sex."""
+    cases: list[Case] = []
+    files: dict[str, list[Path]] = defaultdict(list)
+    for folder in folders:
+        for stem, names in folder.files.items():
+            matching.used.update((folder.path, name) for name in names)
+            files[stem].extend(folder.path / name for name in names)
+    regions = _RegionFinder(index, index.root)
+    for case_id, images in files.items():
+        image = images[0]
+
+        def report(kind: str, sentence: str, case_id: str = case_id, image: Path = image) -> None:
+            matching.problems.append(Problem(kind, "error", sentence, case_id, image))
+
+        if len(images) > 1:
+            places = " and ".join(str(path) for path in images)
+            report("duplicate_id", f"case {case_id} is claimed by {places}, expected one file")
+            continue
+        try:
+            sex, age_months, _ = dicom_header(image)
+        except DataError as error:
+            report("unreadable_file", str(error))
+            continue
+        if sex is None:
+            report(
+                "unknown_sex",
+                f"{image}: case {case_id} has no PatientSex of M or F in its DICOM header",
+            )
+            continue
+        cases.append(
+            Case(
+                case_id=case_id,
+                image=image,
+                sex=sex,
+                chronological_age_months=age_months,
+                region_file=regions.find(case_id, image.parent),
+            )
+        )
+    return cases
+
+
+def images_without_row(
+    index: FolderIndex,
+    kept: Sequence[ImageSet],
+    sets: Sequence[ImageSet],
+    matching: Matching,
+    whole_source: bool,
+) -> Iterator[Problem]:
+    """Yield a note per image that no row names, and one per folder that no set has.
+
+    Args:
+        index: what the source holds.
+        kept: the sets that were asked for.
+        sets: all sets of the source.
+        matching: the files that rows of ``sets`` name.
+        whole_source: whether folders that no set has are reported too.
+    """
+    reported = {folder.path for image_set in kept for folder in image_set.folders}
+    owned = {folder.path for image_set in sets for folder in image_set.folders}
+    for folder in index.image_folders:
+        spare = [
+            (stem, name)
+            for stem, names in folder.files.items()
+            for name in names
+            if (folder.path, name) not in matching.used
+        ]
+        if not spare:
+            continue
+        if folder.path in reported:
+            for stem, name in spare:
+                sentence = f"{folder.path / name}: no row of a label table names this image"
+                yield Problem("image_without_row", "note", sentence, stem, folder.path / name)
+        elif folder.path not in owned and whole_source:
+            images = "1 image" if len(spare) == 1 else f"{len(spare)} images"
+            sentence = f"{folder.path}: no label table belongs to the {images} in this folder"
+            yield Problem("image_without_row", "note", sentence, None, folder.path)
+
+
+class _RegionFinder:
+    """Finds the label map of a case; keeps which folders of label maps serve which images."""
+
+    def __init__(self, index: FolderIndex, home: Path) -> None:
+        self._index = index
+        self._home = home
+        self._by_folder: dict[Path, list[Path]] = {}
+
+    def find(self, case_id: str, image_folder: Path) -> Path | None:
+        """Return ``<case_id>.png`` in the nearest folder of label maps, None without one."""
+        if not self._index.region_folders:
+            return None
+        if image_folder not in self._by_folder:
+            bases = (image_folder, image_folder.parent, self._home, self._index.root)
+            places = [base / name for base in bases for name in REGION_FOLDERS]
+            self._by_folder[image_folder] = [p for p in places if p in self._index.region_folders]
+        name = f"{case_id}.png"
+        for folder in self._by_folder[image_folder]:
+            if name in self._index.region_folders[folder]:
+                return folder / name
+        return None
