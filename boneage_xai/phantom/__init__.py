@@ -1,0 +1,1 @@
+"""Procedural hand radiographs whose maturity, regions and nuisances are known."""

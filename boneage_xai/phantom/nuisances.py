@@ -1,0 +1,275 @@
+"""Nuisances of a radiograph: what differs between images and says nothing about age.
+
+Each has its own random stream, derived from the seed and the nuisance's place in
+``_STREAMS``; switching one off leaves the draws of all others as they were.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from boneage_xai.phantom.settings import PhantomSettings
+from boneage_xai.phantom.shapes import Field, Frame
+from boneage_xai.phantom.skeleton import Pose
+
+# The order is part of what a seed means: append only.
+_STREAMS = (
+    "pose",
+    "framing",
+    "texture",
+    "exposure",
+    "blur",
+    "noise",
+    "heel_effect",
+    "collimation",
+    "marker",
+)
+
+_NORMAL_ASPECT = 0.774
+_INITIALS = "ABCDEFGHJKLMNPRSTW"
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How much the image shows: zoom (over 1 shows more), aspect, shift (shares of size)."""
+
+    zoom: float = 1.0
+    aspect: float = _NORMAL_ASPECT
+    shift: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """Tone of the image: attenuation shown as white, tone curve, offset, range, unsharpness."""
+
+    window: float = 1.45
+    gamma: float = 0.95
+    brightness: float = 0.0
+    contrast: float = 1.0
+    blur_px: float = 0.45
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A lead marker: its picture's upper left corner on the fine grid, and what it says."""
+
+    left_px: int
+    top_px: int
+    letter_px: int
+    initials: str
+    turn_deg: float
+    plate: float
+
+
+@dataclass(frozen=True)
+class Collimation:
+    """A collimated plate: its edges as shares of the image, tilt, and grey outside and rim."""
+
+    inset: tuple[float, float, float, float]
+    tilt_rad: float
+    inside_grey: float
+    outside_grey: float
+    rim_grey: float
+    rim: float
+
+
+def stream(seed: int, nuisance: str) -> np.random.Generator:
+    """Return the random stream of one nuisance.
+
+    Args:
+        seed: seed of the image.
+        nuisance: name of its switch in ``PhantomSettings``.
+    """
+    key = np.random.SeedSequence(entropy=seed, spawn_key=(_STREAMS.index(nuisance),))
+    return np.random.default_rng(key)
+
+
+def draw_pose(settings: PhantomSettings, seed: int) -> Pose:
+    """Draw how the hand lies."""
+    if not settings.pose:
+        return Pose()
+    rng = stream(seed, "pose")
+    rotation = math.radians(float(np.clip(rng.normal(0, 6), -18, 18)))
+    spread = float(np.clip(rng.normal(1.05, 0.22), 0.35, 1.6))
+    fingers = np.radians(np.clip(rng.normal(0, 2.0, 5), -4, 4))
+    bend = 1.0 - np.abs(rng.normal(0, 0.035, 5))
+    thumb = math.radians(float(np.clip(rng.normal(0, 8), -18, 14)))
+    return Pose(
+        rotation,
+        spread,
+        tuple(fingers.tolist()),
+        tuple(np.clip(bend, 0.88, 1.0).tolist()),
+        thumb,
+    )
+
+
+def draw_framing(settings: PhantomSettings, seed: int) -> Framing:
+    """Draw zoom, aspect and shift of the image."""
+    if not settings.framing:
+        return Framing()
+    rng = stream(seed, "framing")
+    zoom = float(np.exp(np.clip(rng.normal(0.0, 0.11), -0.15, 0.45)))
+    aspect = float(np.clip(rng.normal(_NORMAL_ASPECT, 0.085), 0.55, 1.1))
+    shift = np.clip(rng.normal(0, (0.025, 0.035)), -0.08, 0.08)
+    return Framing(zoom, aspect, (float(shift[0]), float(shift[1])))
+
+
+def draw_exposure(settings: PhantomSettings, seed: int) -> Exposure:
+    """Draw tone and unsharpness."""
+    neutral = Exposure()
+    tone = stream(seed, "exposure")
+    blur = stream(seed, "blur")
+    blur_px = float(blur.uniform(0.3, 0.7)) if settings.blur else neutral.blur_px
+    if not settings.exposure:
+        return Exposure(blur_px=blur_px)
+    window = float(np.exp(tone.normal(math.log(1.45), 0.14)))
+    gamma = float(np.exp(tone.normal(math.log(0.95), 0.22)))
+    contrast = float(tone.uniform(0.55, 1.0))
+    brightness = float(tone.uniform(0.0, 1.0) ** 3 * 0.35)
+    return Exposure(window, gamma, brightness, min(contrast, 1.0 - brightness), blur_px)
+
+
+def heel_gradient(settings: PhantomSettings, seed: int, shape: tuple[int, int]) -> Field:
+    """Return (H, W) or (1, 1) beam intensity relative to its mean."""
+    if not settings.heel_effect:
+        return np.ones((1, 1), dtype=np.float32)
+    rng = stream(seed, "heel_effect")
+    angle = float(rng.uniform(0, 2 * math.pi))
+    strength = float(abs(rng.normal(0, 0.03)))
+    x = np.linspace(-1, 1, shape[1], dtype=np.float32)[None, :] * np.float32(math.cos(angle))
+    y = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None] * np.float32(math.sin(angle))
+    return np.exp(np.float32(strength) * (x + y)).astype(np.float32)
+
+
+def noise_field(settings: PhantomSettings, seed: int, shape: tuple[int, int]) -> Field | None:
+    """Return (H, W) quantum noise for unit intensity, None when off."""
+    if not settings.noise:
+        return None
+    rng = stream(seed, "noise")
+    sd = np.float32(np.exp(rng.normal(math.log(0.008), 0.5)))
+    return rng.standard_normal(shape, dtype=np.float32) * sd
+
+
+def texture_field(settings: PhantomSettings, seed: int, frame: Frame) -> Field | None:
+    """Return relative density of spongy bone on the grid twice as fine, None when off."""
+    if not settings.texture:
+        return None
+    rng = stream(seed, "texture")
+    amount = np.float32(rng.uniform(0.10, 0.28))
+    # The grain must not depend on the shape of the image: it is drawn for a full square.
+    size = max(frame.height_px, frame.width_px)
+    grain = rng.standard_normal((size, size), dtype=np.float32)
+    grain = ndimage.uniform_filter1d(grain, 2, axis=0)[: frame.height_px, : frame.width_px]
+    grain = np.maximum(np.float32(1) + amount * grain, np.float32(0.2))
+    return np.repeat(np.repeat(grain, 2, axis=0), 2, axis=1)
+
+
+def draw_marker(
+    settings: PhantomSettings, seed: int, depth_mm: Field, frame: Frame
+) -> Marker | None:
+    """Draw a marker and put it where it covers the hand least.
+
+    Args:
+        settings: which nuisances are on.
+        seed: seed of the image.
+        depth_mm: (2H, 2W) depth below the skin on the fine grid.
+        frame: the image's grid.
+
+    Returns:
+        The marker, None when off or when this image has none.
+    """
+    if not settings.marker:
+        return None
+    rng = stream(seed, "marker")
+    absent = rng.uniform() < 0.04
+    letter = int(2 * frame.height_px * rng.uniform(0.055, 0.09))
+    initials = "".join(rng.choice(list(_INITIALS), int(rng.integers(2, 4))).tolist())
+    turn = float(rng.normal(0, 12) if rng.uniform() < 0.8 else rng.uniform(-80, 80))
+    plate = float(rng.uniform(0.04, 0.22))
+    places = rng.uniform(0.01, 0.99, (14, 2))
+    places[:7, 0] *= 0.3
+    if absent:
+        return None
+    marker = Marker(0, 0, letter, initials, turn, plate)
+    height, width = marker_field(marker).shape
+    room = depth_mm.shape[0] - height, depth_mm.shape[1] - width
+    if min(room) <= 0:
+        return None
+    best, least = (0, 0), math.inf
+    for across, down in places:
+        left, top = int(across * room[1]), int(down * room[0])
+        covered = float(np.mean(depth_mm[top : top + height : 4, left : left + width : 4] > 0))
+        if covered < least:
+            best, least = (left, top), covered
+    return Marker(best[0], best[1], letter, initials, turn, plate)
+
+
+def marker_field(marker: Marker) -> Field:
+    """Return (h, w) in [0, 1] how much of the beam the marker takes: letters 1, plate less."""
+    return _marker_picture(marker.letter_px, marker.initials, marker.turn_deg, marker.plate)
+
+
+@lru_cache(maxsize=8)
+def _marker_picture(letter_px: int, initials: str, turn_deg: float, plate: float) -> Field:
+    width, height = int(1.1 * letter_px), int(1.75 * letter_px)
+    picture = Image.new("L", (width, height), round(255 * plate))
+    draw = ImageDraw.Draw(picture)
+    bar = max(2, round(0.19 * letter_px))
+    left, top = round(0.27 * letter_px), round(0.14 * letter_px)
+    draw.rectangle((left, top, left + bar, top + letter_px), fill=255)
+    foot = round(0.6 * letter_px)
+    draw.rectangle((left, top + letter_px - bar, left + foot, top + letter_px), fill=255)
+    font = ImageFont.load_default(max(6.0, 0.42 * letter_px))
+    draw.text((0.2 * letter_px, 1.2 * letter_px), initials, fill=255, font=font)
+    turned = picture.rotate(turn_deg, Image.Resampling.BILINEAR, expand=True)
+    field = np.asarray(turned, dtype=np.float32) / np.float32(255)
+    field.setflags(write=False)
+    return field
+
+
+def draw_collimation(settings: PhantomSettings, seed: int) -> Collimation | None:
+    """Draw a collimated plate, None when off or when this image shows none."""
+    if not settings.collimation:
+        return None
+    rng = stream(seed, "collimation")
+    present = rng.uniform() < 0.4
+    inset = np.abs(rng.normal(0, 0.022, 4))
+    tilt = math.radians(float(np.clip(rng.normal(0, 2.0), -5, 5)))
+    inside = float(rng.uniform(0, 1) ** 2 * 0.35)
+    outside = 0.0 if rng.uniform() < 0.75 else float(rng.uniform(0.2, 1.0))
+    rim = float(rng.uniform(0.002, 0.012)) if rng.uniform() < 0.5 else 0.0
+    rim_grey = float(rng.uniform(0.4, 1.0))
+    if not present:
+        return None
+    low, right, top, bottom = (float(v) for v in inset)
+    return Collimation((low, right, top, bottom), tilt, inside, outside, rim_grey, rim)
+
+
+def collimate(shown: Field, collimation: Collimation) -> Field:
+    """Return (H, W) image with scatter inside the plate and what lies outside it covered."""
+    height, width = shown.shape
+    x = (np.arange(width, dtype=np.float32) + np.float32(0.5))[None, :] / np.float32(width) - 0.5
+    y = (np.arange(height, dtype=np.float32) + np.float32(0.5))[:, None] / np.float32(height) - 0.5
+    sine, cosine = math.sin(collimation.tilt_rad), math.cos(collimation.tilt_rad)
+    ratio = width / height
+    turned_x = x * cosine - y * (sine / ratio)
+    turned_y = y * cosine + x * (sine * ratio)
+    left, right, top, bottom = collimation.inset
+    # Distance to the nearest edge as a share of the image, softened over a pixel.
+    edge = np.minimum(
+        np.minimum(turned_x + 0.5 - left, 0.5 - right - turned_x),
+        np.minimum(turned_y + 0.5 - top, 0.5 - bottom - turned_y),
+    )
+    inside = np.clip(edge * height + 0.5, 0, 1).astype(np.float32)
+    lit = collimation.inside_grey + (1 - collimation.inside_grey) * shown
+    if collimation.rim:
+        on_rim = np.clip((collimation.rim - edge) * height + 0.5, 0, 1)
+        lit = lit + (collimation.rim_grey - lit) * on_rim
+    result: Field = (inside * lit + (1 - inside) * collimation.outside_grey).astype(np.float32)
+    return result

@@ -1,0 +1,156 @@
+"""Ossification of a long bone: shaft, growth plate and epiphysis, until they are one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from boneage_xai.phantom.growth import MATURITY_AT_FUSION, MATURITY_AT_PUBERTY
+from boneage_xai.phantom.shapes import Solid
+
+# Width of the growth plate in an adult-sized hand.
+_PLATE_MM = 1.15
+# The epiphysis is as wide as the shaft, and as high as it will be, at this maturity.
+_FULL_AT = 0.5
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of bone to draw.
+
+    Args:
+        solid: its shape.
+        region: the region it belongs to.
+        presence: share of it that is there, in [0, 1]: a fusing bone is a blend of its
+            separate pieces and the whole.
+    """
+
+    solid: Solid
+    region: str
+    presence: float = 1.0
+
+
+@dataclass(frozen=True)
+class EpiphysisSite:
+    """Where and how large a bone's epiphysis is.
+
+    Args:
+        at_head: at the head of the bone (metacarpals 2-5, forearm), or else at its base.
+        height_mm: its extent along the bone when mature.
+        scale: size of the hand against the median adult man's.
+        shaft_region: region of the shaft, and of the whole once fused.
+        region: region of the epiphysis.
+        domed: whether its joint surface is a dome.
+    """
+
+    at_head: bool
+    height_mm: float
+    scale: float
+    shaft_region: str
+    region: str
+    domed: bool = True
+
+
+def ossify(whole: Solid, site: EpiphysisSite, maturity: float) -> list[Part]:
+    """Split a bone into shaft and epiphysis, or blend them with the whole as they fuse.
+
+    The epiphysis appears as a dot, widens to a disc as wide as the shaft, thickens, caps the
+    shaft and fuses with it.
+
+    Args:
+        whole: the bone as it is when fused.
+        site: its epiphysis.
+        maturity: of the centre, in [0, 1].
+    """
+    fused = ramp(maturity, MATURITY_AT_FUSION, 1.0)
+    parts = [Part(whole, site.shaft_region, fused)] if fused > 0 else []
+    if fused < 1:
+        plate = _PLATE_MM * (1 - 0.55 * fused) * math.sqrt(site.scale)
+        zone = min(1.06 * site.height_mm + plate, 0.4 * whole.length_mm)
+        parts.append(Part(_shaft(whole, site.at_head, zone), site.shaft_region, 1 - fused))
+        if maturity > 0:
+            epiphysis = _epiphysis(whole, site, maturity, zone, plate)
+            parts.append(Part(epiphysis, site.region, 1 - fused))
+    return parts
+
+
+def _shaft(whole: Solid, at_head: bool, zone_mm: float) -> Solid:
+    """Return the bone without its growing end: flat there, with rounded corners."""
+    length = whole.length_mm - zone_mm
+    if at_head:
+        return replace(
+            whole,
+            length_mm=length,
+            head_round_mm=0.3 * whole.head_mm,
+            head_bow_mm=0.12 * whole.head_mm,
+            head_tilt=0.0,
+        )
+    x, y = whole.point(zone_mm)
+    return replace(
+        whole,
+        x_mm=x,
+        y_mm=y,
+        length_mm=length,
+        base_round_mm=0.3 * whole.base_mm,
+        base_bow_mm=0.12 * whole.base_mm,
+        base_tilt=0.0,
+    )
+
+
+def _epiphysis(
+    whole: Solid, site: EpiphysisSite, maturity: float, zone_mm: float, plate_mm: float
+) -> Solid:
+    growth = ramp(maturity, 0.0, _FULL_AT) ** 0.6
+    cap = ramp(maturity, _FULL_AT, MATURITY_AT_FUSION)
+    wide = 0.2 + 0.8 * growth + 0.05 * ramp(maturity, MATURITY_AT_PUBERTY, MATURITY_AT_FUSION)
+    half = (whole.head_mm if site.at_head else whole.base_mm) * wide
+    thickness = min((zone_mm - plate_mm) * (0.34 + 0.66 * growth), 2 * half)
+    space = plate_mm + 0.3 * (zone_mm - plate_mm - thickness)
+    # The rim of the cap grows towards the shaft.
+    hollow = 0.14 * half * cap
+    thickness += 0.6 * hollow
+    space -= 0.6 * hollow
+
+    dome = site.at_head and site.domed
+    corner = 0.48 * thickness
+    tilt = (whole.head_tilt if site.at_head else whole.base_tilt) * wide
+    joint_bow = min(0.28 * thickness, 0.3 * half) if dome else -0.06 * half * wide
+    joint_round = max(corner, 0.7 * min(thickness, half)) if dome else corner
+    start = whole.length_mm - zone_mm + space if site.at_head else zone_mm - space - thickness
+    x, y = whole.point(start)
+    epiphysis = Solid(
+        x,
+        y,
+        whole.angle_rad,
+        thickness,
+        half,
+        half,
+        half * (0.92 if site.at_head else 1.0),
+        cortex_mm=whole.shell_mm,
+        shell_mm=whole.shell_mm,
+        marrow=0.42,
+        mineral=whole.mineral,
+        flat=whole.flat,
+    )
+    if site.at_head:
+        return replace(
+            epiphysis,
+            base_bow_mm=-hollow,
+            base_round_mm=0.7 * corner,
+            head_bow_mm=joint_bow,
+            head_round_mm=joint_round,
+            head_tilt=tilt,
+        )
+    return replace(
+        epiphysis,
+        head_bow_mm=-hollow,
+        head_round_mm=0.7 * corner,
+        base_bow_mm=joint_bow,
+        base_round_mm=joint_round,
+        base_tilt=tilt,
+    )
+
+
+def ramp(value: float, low: float, high: float) -> float:
+    """Return how far a value has come from low to high, in [0, 1]."""
+    return min(max((value - low) / (high - low), 0.0), 1.0)

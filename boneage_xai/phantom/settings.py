@@ -1,0 +1,54 @@
+"""Settings of the phantom's radiographs: which nuisances are in, each with its own switch."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PhantomSettings(BaseModel):
+    """What a rendering includes besides the hand itself.
+
+    Every switch is independent: each nuisance draws from a random stream of its own, so
+    turning one off changes nothing but that nuisance.
+
+    Args:
+        size_px: longer side of the image.
+        pose: finger spread and bending, thumb abduction, rotation, shift.
+        framing: how much of the image the hand fills, and the aspect of the image.
+        texture: trabecular texture of spongy bone.
+        exposure: brightness, contrast and tone curve.
+        blur: unsharpness of focus and detector, varying from image to image.
+        noise: quantum noise.
+        heel_effect: gradient of the beam across the image.
+        collimation: tilted collimated plates and bright borders in a share of the images.
+        marker: the ``L`` with initials, on its plate.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size_px: int = Field(default=256, ge=64, le=2048)
+    pose: bool = True
+    framing: bool = True
+    texture: bool = True
+    exposure: bool = True
+    blur: bool = True
+    noise: bool = True
+    heel_effect: bool = True
+    collimation: bool = True
+    marker: bool = True
+
+    @classmethod
+    def clean(cls, size_px: int = 256) -> PhantomSettings:
+        """Return settings with every nuisance off."""
+        return cls(
+            size_px=size_px,
+            pose=False,
+            framing=False,
+            texture=False,
+            exposure=False,
+            blur=False,
+            noise=False,
+            heel_effect=False,
+            collimation=False,
+            marker=False,
+        )
