@@ -1,0 +1,1 @@
+"""Networks that read bone age from a grey radiograph and the sex."""

@@ -1,0 +1,171 @@
+"""Run folders: the weights of a trained network beside everything needed to use it.
+
+``model.safetensors`` holds tensors only and ``run.json`` is checked text, so loading a run
+never executes code.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from boneage_xai import __version__
+from boneage_xai.data.preprocess import PreprocessSettings
+from boneage_xai.errors import CheckpointError
+from boneage_xai.models.regressor import ArchitectureSettings, BoneAgeRegressor
+from boneage_xai.store import file_sha256, read_json, staged_file, write_json
+
+RUN_FORMAT: Literal["boneage_xai.run"] = "boneage_xai.run"
+RUN_VERSION: Literal[1] = 1
+WEIGHTS_FILE = "model.safetensors"
+MANIFEST_FILE = "run.json"
+
+
+class TrainingData(BaseModel):
+    """Which cases a run was trained and validated on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cohort: str
+    source: str
+    fingerprint: str
+    n_train: int
+    n_validation: int
+    skipped_problem_rows: int = 0
+
+
+class RunManifest(BaseModel):
+    """The content of ``run.json``; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["boneage_xai.run"] = RUN_FORMAT
+    version: Literal[1] = RUN_VERSION
+    toolkit_version: str = __version__
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    recipe_name: str
+    recipe: dict[str, Any]
+    architecture: ArchitectureSettings
+    preprocessing: PreprocessSettings
+    age_mean_months: float
+    age_sd_months: float
+    seed: int
+    data: TrainingData
+    baselines: dict[str, Any]
+    epochs: int
+    best_epoch: int
+    val_mae_months: float
+    weights_sha256: str
+    versions: dict[str, str] = Field(default_factory=lambda: library_versions())
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """A trained network ready to predict, in evaluation mode, with its manifest."""
+
+    path: Path
+    network: BoneAgeRegressor
+    manifest: RunManifest
+
+    @property
+    def model_id(self) -> str:
+        """Identifier of the model: the first twelve digits of its weights' SHA-256."""
+        return self.manifest.weights_sha256[:12]
+
+    @property
+    def preprocessing(self) -> PreprocessSettings:
+        """How radiographs must be prepared for this network."""
+        return self.manifest.preprocessing
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that decide a result."""
+    names = ("torch", "torchvision", "lightning", "captum", "numpy", "scikit-image")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def save_weights(network: BoneAgeRegressor, path: Path) -> str:
+    """Write a network's tensors as safetensors, whole or not at all.
+
+    Returns:
+        SHA-256 of the file in hexadecimal.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    with staged_file(path) as staged:
+        safetensors.torch.save_file(state, staged)
+    return file_sha256(path)
+
+
+def write_manifest(manifest: RunManifest, run: Path) -> None:
+    """Write ``run.json``; a run folder is complete once it is there."""
+    write_json(run / MANIFEST_FILE, manifest.model_dump(mode="json"))
+
+
+def read_manifest(run: Path) -> RunManifest:
+    """Read and check ``run.json``.
+
+    Raises:
+        CheckpointError: no run folder, an unfinished one, or one of another version.
+    """
+    if not run.is_dir():
+        raise CheckpointError(
+            f"{run}: expected a run folder (from `boneage-xai train`), found none"
+        )
+    file = run / MANIFEST_FILE
+    if not file.is_file():
+        found = "an unfinished training" if (run / "engine").is_dir() else f"no {MANIFEST_FILE}"
+        raise CheckpointError(f"{run}: expected a finished run, found {found}")
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: expected a run manifest, found {type(content).__name__}")
+    found_format = (content.get("format"), content.get("version"))
+    if found_format != (RUN_FORMAT, RUN_VERSION):
+        raise CheckpointError(
+            f"{file}: expected {RUN_FORMAT} version {RUN_VERSION}, "
+            f"found {found_format[0]} version {found_format[1]}"
+        )
+    try:
+        return RunManifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{file}: {key}: {first['msg']}") from error
+
+
+def load_run(run: Path, device: str | torch.device = "cpu") -> TrainedRun:
+    """Load a trained network from its run folder.
+
+    Args:
+        run: folder written by ``boneage-xai train``.
+        device: where the network is put.
+
+    Returns:
+        The network in evaluation mode with frozen parameters, and its manifest.
+
+    Raises:
+        CheckpointError: missing, unfinished, damaged or of another version.
+    """
+    manifest = read_manifest(run)
+    weights = run / WEIGHTS_FILE
+    if not weights.is_file():
+        raise CheckpointError(f"{run}: expected {WEIGHTS_FILE} beside {MANIFEST_FILE}, found none")
+    if (found := file_sha256(weights)) != manifest.weights_sha256:
+        raise CheckpointError(
+            f"{weights}: expected SHA-256 {manifest.weights_sha256[:12]}… as in {MANIFEST_FILE}, "
+            f"found {found[:12]}…: the file was changed or damaged"
+        )
+    network = BoneAgeRegressor(manifest.architecture)
+    try:
+        network.load_state_dict(safetensors.torch.load_file(weights))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{weights}: does not fit its architecture ({error})") from error
+    return TrainedRun(run, network.to(device).requires_grad_(False).eval(), manifest)
