@@ -1,0 +1,1 @@
+"""Signed attribution maps in months, activation maps, and both over a cohort."""

@@ -1,0 +1,90 @@
+"""Running a network for attribution and leaving it exactly as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from boneage_xai.errors import AttributionError
+
+
+@contextmanager
+def untouched(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation with frozen parameters, and restore it whatever happens.
+
+    Inside, no BatchNorm statistic changes, dropout is off, parameters collect no gradient
+    and gradients with respect to inputs work even if the caller has switched them off.
+    Afterwards each module's mode, each parameter's ``requires_grad`` and torch's random
+    state are as before.
+
+    Raises:
+        AttributionError: a BatchNorm without running statistics, whose output for one
+            image depends on the others in the batch.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise AttributionError(
+                f"{name}: expected BatchNorm with running statistics, found one that mixes "
+                "the images of a batch, for which attributions are not defined"
+            )
+    modes = [(module, module.training) for module in network.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    cuda = sorted({p.get_device() for p, _ in flags if p.device.type == "cuda"})
+    try:
+        # Flags are set one by one: a network may override train() to keep parts frozen,
+        # and then train(True) would not bring back what was there.
+        for module, _ in modes:
+            module.training = False
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.random.fork_rng(devices=cuda),
+        ):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in flags:
+            parameter.requires_grad_(requires_grad)
+
+
+def months(network: nn.Module, image: Tensor, is_male: Tensor) -> Tensor:
+    """Run the network and check that it answers with one number per image.
+
+    Args:
+        network: called as ``network(image, is_male)``.
+        image: (N, 1, H, W) in [0, 1].
+        is_male: (N,) 0 or 1.
+
+    Returns:
+        (N,) months.
+
+    Raises:
+        AttributionError: an output of another shape.
+    """
+    output = network(image, is_male)
+    if not isinstance(output, Tensor) or output.shape != (image.shape[0],):
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise AttributionError(
+            f"network: expected months of shape ({image.shape[0]},), found {found}"
+        )
+    return output
+
+
+def check_single(image: Tensor, is_male: Tensor) -> None:
+    """Refuse anything but one grey image with one sex.
+
+    Raises:
+        AttributionError: shapes other than (1, 1, H, W) and (1,).
+    """
+    if image.ndim != 4 or image.shape[:2] != (1, 1) or is_male.shape != (1,):
+        raise AttributionError(
+            "attribution: expected image (1, 1, H, W) and is_male (1,), "
+            f"found {tuple(image.shape)} and {tuple(is_male.shape)}"
+        )
