@@ -1,0 +1,1 @@
+"""What predictions are worth: errors, subgroups, agreement with the reference, baselines."""

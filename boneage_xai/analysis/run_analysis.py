@@ -1,0 +1,274 @@
+"""Analyses of a trained run on a cohort, written into an analysis folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from boneage_xai.analysis.baselines import BASELINES, Baselines
+from boneage_xai.analysis.evaluation import evaluate
+from boneage_xai.attribution.baselines import mean_of_pixels
+from boneage_xai.attribution.batch import attribute_cohort
+from boneage_xai.attribution.interface import AttributionSettings
+from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
+from boneage_xai.errors import ConfigError, DataError
+from boneage_xai.models.checkpoint import TrainedRun
+from boneage_xai.predict import Progress, predict_cohort
+from boneage_xai.regions.label_maps import read_region_map, regions_on_input
+from boneage_xai.store import (
+    AnalysisFolder,
+    check_same_analysis,
+    read_table,
+    staged_file,
+    write_json,
+    write_table,
+)
+from boneage_xai.types import Cohort, RegionMap
+
+SplitName = Literal["held-out", "validation", "train", "all"]
+
+
+@dataclass(frozen=True, eq=False)
+class RunOnCohort:
+    """A trained run with a cohort prepared as the run needs it.
+
+    Args:
+        run: the trained network.
+        cohort: the cases chosen for analysis.
+        cache: prepared pixels of at least these cases.
+        source: where the cohort was read from.
+        split: which part of the source the cases are.
+        train_ids: cases of the source that the run was trained on.
+    """
+
+    run: TrainedRun
+    cohort: Cohort
+    cache: PixelCache
+    source: str
+    split: SplitName
+    train_ids: tuple[str, ...]
+
+    def record(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the ``run`` and ``data`` parts of ``analysis.json``."""
+        manifest = self.run.manifest
+        run = {
+            "path": str(self.run.path),
+            "model_id": self.run.model_id,
+            "recipe": manifest.recipe_name,
+            "architecture": manifest.architecture.model_dump(mode="json"),
+            "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+            "training": {
+                "seed": manifest.seed,
+                "epochs": manifest.epochs,
+                "best_epoch": manifest.best_epoch,
+                **manifest.data.model_dump(mode="json"),
+            },
+            "versions": manifest.versions,
+        }
+        data = {
+            "cohort": self.cohort.name,
+            "source": self.source,
+            "fingerprint": self.cache.fingerprint,
+            "split": self.split,
+            "n": len(self.cohort),
+        }
+        return run, data
+
+
+def prepare_run(
+    run: TrainedRun,
+    cohort: Cohort,
+    *,
+    source: str = "",
+    split: SplitName = "held-out",
+    cache_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> RunOnCohort:
+    """Choose the cases to analyse and prepare their pixels.
+
+    Args:
+        run: the trained network.
+        cohort: every case of the source.
+        source: where the cohort was read from, for the record.
+        split: ``held-out`` leaves out the cases that the run was trained on, whatever the
+            source; ``validation`` and ``train`` take those parts of the run's own data;
+            ``all`` takes every case, trained on or not.
+        cache_folder: where prepared pixels are kept.
+        progress: called with (done, total) while radiographs are decoded.
+
+    Raises:
+        DataError: no case is left, or radiographs that cannot be read.
+    """
+    splits = read_table(run.path / "splits.csv")
+    ours = {case.case_id for case in cohort}
+    # The same ids in another data set are other children.
+    cache = open_cache(
+        cohort, run.preprocessing, cache_folder or default_cache_folder(), progress=progress
+    )
+    known = cache.fingerprint == run.manifest.data.fingerprint
+    part = {name: set(group["case_id"]) & ours for name, group in splits.groupby("split")}
+    trained_on = part.get("train", set()) if known else set()
+    if split in ("validation", "train"):
+        if not known:
+            raise DataError(
+                f"{source or cohort.name}: expected the data that {run.path} was trained on for "
+                f"split {split}, found another (its fingerprint differs)"
+            )
+        wanted = part.get(split, set())
+    else:
+        wanted = ours - (trained_on if split == "held-out" else set())
+    chosen = [case.case_id for case in cohort if case.case_id in wanted]
+    if not chosen:
+        raise DataError(f"{source or cohort.name}: expected cases of split {split}, found none")
+    trained = tuple(case.case_id for case in cohort if case.case_id in trained_on)
+    return RunOnCohort(run, cohort.select(chosen), cache, source, split, trained)
+
+
+def evaluate_run(
+    prepared: RunOnCohort, out: Path, *, seed: int = 0, progress: Progress | None = None
+) -> AnalysisFolder:
+    """Predict every labelled case and write predictions and metrics.
+
+    Args:
+        prepared: run and cases.
+        out: analysis folder, new or of the same run and data.
+        seed: of the bootstrap.
+        progress: called with (done, total) cases predicted.
+
+    Returns:
+        The analysis folder with ``predictions.parquet`` and ``metrics.json``.
+
+    Raises:
+        DataError: no case has a reference bone age.
+        ReportError: ``out`` holds another analysis.
+    """
+    run, data = prepared.record()
+    check_same_analysis(out, run=run, data=data)
+    cohort = prepared.cohort.labelled()
+    if not len(cohort):
+        raise DataError(f"{prepared.source}: expected cases with a bone age, found none")
+    predictions = predict_cohort(prepared.run, cohort, prepared.cache, progress=progress)
+    frame = pd.DataFrame(
+        {
+            "case_id": [one.case_id for one in predictions],
+            "sex": [one.sex.value for one in predictions],
+            "reference_months": [one.reference_months for one in predictions],
+            "predicted_months": [one.predicted_months for one in predictions],
+            "error_months": [one.error_months for one in predictions],
+        }
+    )
+    baselines = Baselines.from_dict(prepared.run.manifest.baselines)
+    intensity = prepared.cache.intensity[prepared.cache.rows(frame["case_id"].tolist())]
+    metrics = evaluate(
+        frame,
+        {name: baselines.predict(name, cohort.is_male(), intensity) for name in BASELINES},
+        seed=seed,
+    )
+    write_table(out / "predictions.parquet", frame)
+    write_json(out / "metrics.json", metrics)
+    history = prepared.run.path / "history.csv"
+    if history.is_file():
+        with staged_file(out / "history.csv") as staged:
+            shutil.copyfile(history, staged)
+    detail = {"n": len(frame), "seed": seed, "n_unlabelled": len(prepared.cohort) - len(cohort)}
+    return AnalysisFolder.add_step(out, run=run, data=data, step="evaluate", detail=detail)
+
+
+def choose_cases(cohort: Cohort, limit: int | None) -> Cohort:
+    """Choose cases evenly over sex and age.
+
+    Args:
+        cohort: the cases.
+        limit: how many at most; None takes all.
+
+    Returns:
+        Every k-th case of the cohort sorted by sex and bone age, in the cohort's order.
+
+    Raises:
+        ConfigError: a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit: expected at least 1 case, found {limit}")
+    if limit is None or limit >= len(cohort):
+        return cohort
+    ages = np.nan_to_num(cohort.bone_ages_months(), nan=-1.0)
+    order = np.lexsort((ages, cohort.is_male()))
+    chosen = np.sort(order[np.linspace(0, len(order) - 1, limit).round().astype(int)])
+    return cohort.select([cohort.cases[index].case_id for index in chosen])
+
+
+def attribute_run(
+    prepared: RunOnCohort,
+    out: Path,
+    *,
+    methods: Sequence[str] = ("integrated_gradients",),
+    layers: Sequence[str] | None = None,
+    settings: AttributionSettings | None = None,
+    limit: int | None = None,
+    replace: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> AnalysisFolder:
+    """Explain the predictions of a run and write maps, activations and region tables.
+
+    Args:
+        prepared: run and cases.
+        out: analysis folder, new or of the same run and data.
+        methods: names of attribution methods.
+        layers: layers whose activation maps are kept; None chooses them over the depth.
+        settings: of the methods.
+        limit: at most so many cases, chosen evenly over sex and age.
+        replace: whether an earlier attribution in ``out`` gives way.
+        progress: called with (done, total) cases.
+
+    Returns:
+        The analysis folder with ``attributions.zarr`` and ``attributions.parquet``, and
+        ``regions.parquet`` where cases have region maps.
+
+    Raises:
+        ConfigError: unknown method or layer, or attributions that are there already.
+        ReportError: ``out`` holds another analysis.
+    """
+    settings = settings or AttributionSettings()
+    run, data = prepared.record()
+    check_same_analysis(out, run=run, data=data)
+    cohort = choose_cases(prepared.cohort, limit)
+    cache = prepared.cache
+    mean_image = None
+    if settings.baseline == "mean":
+        if not prepared.train_ids:
+            raise ConfigError(
+                "baseline 'mean': expected the run's own training data as the source, found another"
+            )
+        mean_image = mean_of_pixels(cache.pixels, cache.rows(prepared.train_ids))
+
+    def regions_of(case_id: str) -> RegionMap | None:
+        file = cohort[case_id].region_file
+        if file is None:
+            return None
+        size_px = prepared.run.preprocessing.size_px
+        return regions_on_input(read_region_map(file), cache.source_map(case_id), size_px)
+
+    case_ids = [case.case_id for case in cohort]
+    summary = attribute_cohort(
+        prepared.run.network,
+        case_ids=case_ids,
+        pixels=cache.pixels,
+        is_male=cohort.is_male(),
+        out=out,
+        rows=cache.rows(case_ids),
+        methods=methods,
+        layers=layers,
+        settings=settings,
+        mean_image=mean_image,
+        regions_of=regions_of,
+        replace=replace,
+        progress=progress,
+    )
+    detail = {**summary, "settings": settings.model_dump(mode="json"), "limit": limit}
+    return AnalysisFolder.add_step(out, run=run, data=data, step="attribute", detail=detail)

@@ -1,0 +1,1 @@
+"""Figures from plain arrays and tables, returned as matplotlib figures."""

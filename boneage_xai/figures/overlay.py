@@ -1,0 +1,76 @@
+"""Signed maps over radiographs as pixels, on one scale for a whole analysis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from scipy.ndimage import zoom
+
+from boneage_xai.errors import ReportError
+from boneage_xai.figures.attribution import SMOOTHING_PX, shared_limit_months, smoothed_months
+from boneage_xai.figures.style import signed_colormap
+
+_CASES_FOR_SCALE = 48
+
+
+def analysis_limit_months(
+    maps: zarr.Group, method: str, smoothing_px: float = SMOOTHING_PX
+) -> float:
+    """Return the limit, in months per pixel, of the scale that all cases of an analysis share.
+
+    Args:
+        maps: the group ``attributions.zarr``.
+        method: name of an attribution method in it.
+        smoothing_px: smoothing of the maps as they are shown.
+
+    Returns:
+        ``shared_limit_months`` of up to 48 cases, taken evenly from all, so that memory does
+        not grow with the cohort.
+    """
+    array: Any = maps[method]
+    n = array.shape[0]
+    rows = np.unique(np.linspace(0, n - 1, min(n, _CASES_FOR_SCALE)).astype(int))
+    shown = np.stack([smoothed_months(array[int(row)][None], smoothing_px)[0] for row in rows])
+    return shared_limit_months(shown)
+
+
+def overlay_pixels(
+    image: npt.NDArray[np.uint8],
+    map_months: npt.NDArray[np.float32],
+    limit_months: float,
+    *,
+    opacity: float = 0.9,
+    smoothing_px: float = SMOOTHING_PX,
+    size_px: int = 640,
+) -> npt.NDArray[np.uint8]:
+    """Lay a signed map over a radiograph.
+
+    Args:
+        image: (H, W) what the network saw.
+        map_months: (H, W) signed months per pixel.
+        limit_months: end of the colour scale, months per pixel.
+        opacity: of the strongest attributions, 0 (radiograph alone) to 1.
+        smoothing_px: Gaussian smoothing of the map for the eye.
+        size_px: longer side of the result.
+
+    Returns:
+        (h, w, 3) RGB; blue reads younger, orange older, as in ``signed_colormap``.
+
+    Raises:
+        ReportError: shapes that do not match.
+    """
+    if image.ndim != 2 or image.shape != map_months.shape:
+        raise ReportError(
+            f"overlay: expected one map for one image, found {image.shape} and {map_months.shape}"
+        )
+    factor = size_px / max(image.shape)
+    grey = np.clip(zoom(image / 255.0, factor, order=1), 0.0, 1.0)[..., None]
+    shown = zoom(smoothed_months(map_months[None], smoothing_px)[0], factor, order=1)
+    colours = signed_colormap(strongest_alpha=opacity)(
+        np.clip(shown / limit_months, -1.0, 1.0) / 2.0 + 0.5
+    )
+    blended = grey * (1.0 - colours[..., 3:]) + colours[..., :3] * colours[..., 3:]
+    return np.asarray(np.round(255.0 * blended), dtype=np.uint8)
