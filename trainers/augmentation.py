@@ -1,0 +1,67 @@
+"""Random augmentation of whole batches on the device that trains."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainers.recipe import AugmentationSettings
+
+
+def augment(images: Tensor, settings: AugmentationSettings) -> Tensor:
+    """Move, flip and re-expose each image by its own random amount.
+
+    One affine resampling does rotation, shift, zoom and flips together; what moves in from
+    outside the image is black. Random numbers come from torch's global generator.
+
+    Args:
+        images: (N, 1, H, W) in [0, 1].
+        settings: how far each change may go.
+
+    Returns:
+        (N, 1, H, W), a new tensor; exposure changes may leave [0, 1].
+    """
+    n = len(images)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.empty(n, *shape, device=images.device).uniform_(low, high)
+
+    angle = uniform(-settings.rotation_degrees, settings.rotation_degrees) * (math.pi / 180)
+    zoom = uniform(*settings.zoom)
+    mirror = _random_sign(n, settings.horizontal_flip, images.device)
+    upset = _random_sign(n, settings.vertical_flip, images.device)
+    # The grid maps output to input, so a magnification divides.
+    affine = torch.zeros(n, 2, 3, device=images.device)
+    affine[:, 0, 0] = torch.cos(angle) * mirror / zoom
+    affine[:, 0, 1] = -torch.sin(angle) * upset / zoom
+    affine[:, 1, 0] = torch.sin(angle) * mirror / zoom
+    affine[:, 1, 1] = torch.cos(angle) * upset / zoom
+    affine[:, :, 2] = uniform(-2 * settings.shift_fraction, 2 * settings.shift_fraction, 2)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images.contiguous(), grid, mode="bilinear", align_corners=False)
+    if settings.gamma:
+        exponent = uniform(-settings.gamma, settings.gamma, 1, 1, 1).exp()
+        moved = moved.clamp(1e-4, 1).pow(exponent)
+    if settings.contrast:
+        moved = moved * uniform(1 - settings.contrast, 1 + settings.contrast, 1, 1, 1)
+    if settings.brightness:
+        moved = moved + uniform(-settings.brightness, settings.brightness, 1, 1, 1)
+    return moved
+
+
+def _random_sign(n: int, flips: bool, device: torch.device) -> Tensor:
+    if not flips:
+        return torch.ones(n, device=device)
+    return torch.randint(0, 2, (n,), device=device) * 2.0 - 1.0
+
+
+def resize(images: Tensor, size_px: int) -> Tensor:
+    """Resize (N, 1, S, S) images to ``size_px``, antialiased; the same tensor if they have it."""
+    if images.shape[-1] == size_px:
+        return images
+    return F.interpolate(
+        images, size=(size_px, size_px), mode="bilinear", align_corners=False, antialias=True
+    )

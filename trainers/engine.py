@@ -1,0 +1,303 @@
+"""Training runs: from a cohort and a recipe to a run folder, resumable after a kill."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from boneage_xai.analysis.baselines import fit_baselines
+from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
+from boneage_xai.data.splits import Split, split_cohort
+from boneage_xai.errors import ConfigError, DataError
+from boneage_xai.figures.style import figure_bytes
+from boneage_xai.figures.training import learning_curve
+from boneage_xai.models.checkpoint import (
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    RunManifest,
+    TrainedRun,
+    TrainingData,
+    load_run,
+    save_weights,
+    write_manifest,
+)
+from boneage_xai.models.regressor import BoneAgeRegressor
+from boneage_xai.predict import predict_pixels
+from boneage_xai.store import read_json, read_table, write_bytes, write_json, write_table
+from boneage_xai.types import Cohort
+from trainers.feeding import CachedRadiographs, make_loader
+from trainers.history import EpochReport, HistoryWriter, StepReport
+from trainers.module import BoneAgeTraining
+from trainers.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+def train(
+    recipe: Recipe,
+    cohort: Cohort,
+    out: Path,
+    *,
+    source: str = "",
+    skipped_problem_rows: int = 0,
+    resume: bool = False,
+    cache_folder: Path | None = None,
+    on_decode: Progress | None = None,
+    on_epoch: EpochReport | None = None,
+    on_step: StepReport | None = None,
+) -> TrainedRun:
+    """Train a network and write its run folder.
+
+    The folder holds ``model.safetensors`` (weights of the best epoch by validation MAE),
+    ``run.json``, ``history.csv``, ``splits.csv``, ``learning_curve.png`` and, under
+    ``engine/``, Lightning's own checkpoints of the best and the last epoch.
+
+    Args:
+        recipe: the checked recipe.
+        cohort: cases; those without a reference bone age are left out.
+        out: the run folder, new unless ``resume``.
+        source: where the cohort was read from, for the record.
+        skipped_problem_rows: rows that the caller chose to leave out, for the record.
+        resume: continue an interrupted training from its last finished epoch; one that
+            has not started begins, one that has finished is returned as it is.
+        cache_folder: where prepared pixels are kept; a folder of the user's by default.
+        on_decode: called with (done, total) while radiographs are decoded.
+        on_epoch: called with each epoch's row of the history.
+        on_step: called with (done, total) optimiser steps of the epoch.
+
+    Returns:
+        The trained network, loaded from the run folder.
+
+    Raises:
+        ConfigError: the folder is in use, or ``resume`` with another recipe or data.
+        DataError: too few labelled cases, or radiographs that cannot be read.
+    """
+    cohort = cohort.labelled()
+    split = split_cohort(cohort, recipe.training.validation_fraction, recipe.training.seed)
+    if len(split.train) < 2 or not split.validation:
+        raise DataError(
+            f"cohort {cohort.name}: expected at least 2 training cases and 1 validation case "
+            f"with a bone age, found {len(split.train)} and {len(split.validation)}"
+        )
+    _check_folder(out, resume)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.training.seed)
+        training_ages = cohort.select(split.train).bone_ages_months()
+        network = BoneAgeRegressor(
+            recipe.architecture.model_copy(
+                update={"normalised_stem": recipe.initialisation.weights != "none"}
+            ),
+            weights=recipe.initialisation.weights,
+            age_mean_months=float(training_ages.mean()),
+            age_sd_months=max(float(training_ages.std()), 1.0),
+        )
+        network.fine_tune(recipe.initialisation.fine_tuned_blocks)
+        cache = open_cache(
+            cohort, recipe.preprocessing, cache_folder or default_cache_folder(), progress=on_decode
+        )
+        _claim_folder(out, recipe, cache.fingerprint)
+        if (out / MANIFEST_FILE).is_file():
+            return load_run(out)
+        write_table(out / "splits.csv", _split_table(split))
+        best_epoch = _fit(network, recipe, cohort, split, cache, out, on_epoch, on_step)
+    return _finish(
+        network, recipe, cohort, split, cache, out, best_epoch, source, skipped_problem_rows
+    )
+
+
+def _check_folder(out: Path, resume: bool) -> None:
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            f"{out}: expected a new or empty folder, found one in use; "
+            "choose another, or --resume to continue a training there"
+        )
+
+
+def _claim_folder(out: Path, recipe: Recipe, fingerprint: str) -> None:
+    claim = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": fingerprint}
+    file = out / "engine" / "claim.json"
+    if file.is_file():
+        earlier = read_json(file)
+        for key, what in (("recipe", "recipe"), ("data_fingerprint", "data")):
+            if earlier.get(key) != claim[key]:
+                raise ConfigError(
+                    f"{out}: expected the {what} that this training began with, found another; "
+                    "a resumed training must not change it"
+                )
+    else:
+        write_json(file, claim)
+
+
+def _fit(
+    network: BoneAgeRegressor,
+    recipe: Recipe,
+    cohort: Cohort,
+    split: Split,
+    cache: PixelCache,
+    out: Path,
+    on_epoch: EpochReport | None,
+    on_step: StepReport | None,
+) -> int:
+    """Train until done, leave the best weights in ``network`` and return their epoch."""
+    settings = recipe.training
+    training = make_loader(
+        _cases(cohort.select(split.train), cache), settings.batch_size, settings.seed
+    )
+    validation = make_loader(
+        _cases(cohort.select(split.validation), cache), settings.batch_size, None
+    )
+    module = BoneAgeTraining(network, recipe, steps_per_epoch=len(training))
+    engine = out / "engine"
+    best = BestAtFullSize(
+        recipe, dirpath=engine, filename="best", monitor="val_mae_months", mode="min"
+    )
+    callbacks: list[lightning.Callback] = [HistoryWriter(out / "history.csv", on_epoch, on_step)]
+    if settings.ema_decay is not None:
+        callbacks.append(
+            WeightAveraging(
+                multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
+            )
+        )
+    if settings.early_stopping_patience is not None:
+        callbacks.append(
+            EarlyStopping("val_mae_months", patience=settings.early_stopping_patience, mode="min")
+        )
+    callbacks.append(best)
+    callbacks.append(ModelCheckpoint(dirpath=engine, filename="last", enable_version_counter=False))
+    trainer = lightning.Trainer(
+        max_epochs=settings.epochs,
+        precision=_lightning_precision(settings.precision),
+        callbacks=callbacks,
+        gradient_clip_val=settings.gradient_clip,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=out,
+        devices=1,
+    )
+    module.to(memory_format=torch.channels_last)
+    last = engine / "last.ckpt"
+    trainer.fit(
+        module,
+        training,
+        validation,
+        ckpt_path=last if last.is_file() else None,
+        weights_only=True,
+    )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    checkpoint = torch.load(engine / "best.ckpt", map_location="cpu", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
+    return int(checkpoint["epoch"])
+
+
+class BestAtFullSize(ModelCheckpoint):
+    """Keep the best epoch among those trained at the full input size.
+
+    Validation runs at the size an epoch trains at, so that only those are comparable with
+    the network that is used afterwards.
+
+    Args:
+        recipe: tells the input size of each epoch.
+        kwargs: as for Lightning's ModelCheckpoint.
+    """
+
+    def __init__(self, recipe: Recipe, **kwargs: Any) -> None:
+        super().__init__(enable_version_counter=False, **kwargs)
+        self._recipe = recipe
+
+    def check_monitor_top_k(self, trainer: lightning.Trainer, current: Any = None) -> bool:
+        """Return whether this epoch is the best so far and of the full size."""
+        full = self._recipe.preprocessing.size_px
+        size_px = self._recipe.training.size_px_of_epoch(trainer.current_epoch, full)
+        return size_px == full and super().check_monitor_top_k(trainer, current)
+
+
+def _cases(cohort: Cohort, cache: PixelCache) -> CachedRadiographs:
+    rows = cache.rows([case.case_id for case in cohort])
+    return CachedRadiographs(cache.pixels, rows, cohort.is_male(), cohort.bone_ages_months())
+
+
+def _split_table(split: Split) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "case_id": [*split.train, *split.validation],
+            "split": ["train"] * len(split.train) + ["validation"] * len(split.validation),
+        }
+    )
+
+
+def _lightning_precision(precision: str) -> Any:
+    if precision == "auto":
+        precision = "bfloat16" if computes_bfloat16_fast() else "float32"
+    return {"float32": "32-true", "bfloat16": "bf16-mixed"}[precision]
+
+
+def computes_bfloat16_fast() -> bool:
+    """Return whether this machine has bfloat16 units (a GPU's, AMX or AVX512-BF16)."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def _finish(
+    network: BoneAgeRegressor,
+    recipe: Recipe,
+    cohort: Cohort,
+    split: Split,
+    cache: PixelCache,
+    out: Path,
+    best_epoch: int,
+    source: str,
+    skipped_problem_rows: int,
+) -> TrainedRun:
+    held_out = cohort.select(split.validation)
+    rows = cache.rows(split.validation)
+    predicted = predict_pixels(network, cache.pixels[rows], held_out.is_male())
+    fitted = cohort.select(split.train)
+    baselines = fit_baselines(
+        fitted.bone_ages_months(), fitted.is_male(), cache.intensity[cache.rows(split.train)]
+    )
+    history = read_table(out / "history.csv")
+    write_bytes(out / "learning_curve.png", figure_bytes(learning_curve(history)))
+    sha256 = save_weights(network, out / WEIGHTS_FILE)
+    write_manifest(
+        RunManifest(
+            recipe_name=recipe.name,
+            recipe=recipe.model_dump(mode="json"),
+            architecture=network.settings,
+            preprocessing=recipe.preprocessing,
+            age_mean_months=float(network.age_mean_months),
+            age_sd_months=float(network.age_sd_months),
+            seed=recipe.training.seed,
+            data=TrainingData(
+                cohort=cohort.name,
+                source=source,
+                fingerprint=cache.fingerprint,
+                n_train=len(split.train),
+                n_validation=len(split.validation),
+                skipped_problem_rows=skipped_problem_rows,
+            ),
+            baselines=baselines.to_dict(),
+            epochs=len(history),
+            best_epoch=best_epoch,
+            val_mae_months=float(np.abs(predicted - held_out.bone_ages_months()).mean()),
+            weights_sha256=sha256,
+        ),
+        out,
+    )
+    return load_run(out)

@@ -1,0 +1,124 @@
+"""The training step: augmentation on the device, loss, optimiser and schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from boneage_xai.models.regressor import BoneAgeRegressor
+from trainers.augmentation import augment, resize
+from trainers.feeding import Batch
+from trainers.recipe import Recipe
+
+_LABEL_SD_MONTHS = 6.0  # about the disagreement of two readers
+
+
+class BoneAgeTraining(lightning.LightningModule):
+    """Train a bone-age network by a recipe.
+
+    Args:
+        network: the network to train, in place.
+        recipe: loss, optimiser, schedule and augmentation.
+        steps_per_epoch: optimiser steps an epoch.
+    """
+
+    def __init__(self, network: BoneAgeRegressor, recipe: Recipe, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe = recipe
+        self.steps_per_epoch = steps_per_epoch
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout and augmentation by the epoch, so that a resumed run draws the same."""
+        torch.manual_seed(hash((self.recipe.training.seed, self.current_epoch)) & 0x7FFFFFFF)
+
+    def _prepared(self, pixels: Tensor) -> Tensor:
+        images = pixels.unsqueeze(1).float().div_(255)
+        size_px = self.recipe.training.size_px_of_epoch(
+            self.current_epoch, self.recipe.preprocessing.size_px
+        )
+        return resize(images, size_px)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one augmented batch."""
+        pixels, is_male, bone_age_months = batch
+        images = augment(self._prepared(pixels), self.recipe.augmentation)
+        raw = self.network.raw(images.contiguous(memory_format=torch.channels_last), is_male)
+        predicted = self.network.months(raw)
+        loss = self._loss(raw, predicted, bone_age_months)
+        self._log("train", loss, predicted, bone_age_months)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one batch as it is."""
+        pixels, is_male, bone_age_months = batch
+        images = self._prepared(pixels).contiguous(memory_format=torch.channels_last)
+        raw = self.network.raw(images, is_male)
+        predicted = self.network.months(raw)
+        self._log("val", self._loss(raw, predicted, bone_age_months), predicted, bone_age_months)
+
+    def _loss(self, raw: Tensor, predicted: Tensor, bone_age_months: Tensor) -> Tensor:
+        settings = self.recipe.training
+        error = (predicted - bone_age_months) / self.network.age_sd_months
+        if settings.loss == "l1":
+            loss = error.abs().mean()
+        elif settings.loss == "mse":
+            loss = error.square().mean()
+        else:
+            loss = F.huber_loss(error, torch.zeros_like(error))
+        if self.network.settings.output == "expectation":
+            bins = self.network.age_bins_months
+            distance = (bins - bone_age_months.unsqueeze(1)) / _LABEL_SD_MONTHS
+            target = (-0.5 * distance.square()).softmax(dim=1)
+            loss = loss - (target * raw.log_softmax(dim=1)).sum(dim=1).mean()
+        return loss
+
+    def _log(self, part: str, loss: Tensor, predicted: Tensor, bone_age_months: Tensor) -> None:
+        mae = (predicted.detach() - bone_age_months).abs().mean()
+        values = {f"{part}_loss": loss.detach(), f"{part}_mae_months": mae}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(predicted))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient norm here: Lightning refuses to beside a fused optimiser.
+
+        It does so because float16 gradients are still scaled at that point; bfloat16 and
+        float32 gradients, the only ones used, never are.
+        """
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+
+    def configure_optimizers(self) -> Any:
+        """Return the recipe's optimiser over the trainable parameters, and its schedule."""
+        settings = self.recipe.training
+        kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
+        optimiser = kind(
+            [parameter for parameter in self.network.parameters() if parameter.requires_grad],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        if settings.schedule == "constant":
+            return optimiser
+        if settings.schedule == "plateau":
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimiser, factor=settings.plateau_factor, patience=settings.plateau_patience
+            )
+            scheduled = {"scheduler": plateau, "interval": "epoch", "monitor": "val_mae_months"}
+        else:
+            one_cycle = torch.optim.lr_scheduler.OneCycleLR(
+                optimiser,
+                settings.learning_rate,
+                total_steps=settings.epochs * self.steps_per_epoch,
+                pct_start=settings.warmup_fraction,
+            )
+            scheduled = {"scheduler": one_cycle, "interval": "step"}
+        return {"optimizer": optimiser, "lr_scheduler": scheduled}
