@@ -193,7 +193,6 @@ class AnalysisFolder:
         Raises:
             ReportError: the folder holds the analysis of another run or data set.
         """
-        check_same_analysis(path, run=run, data=data)
         manifest: dict[str, Any] = {
             "format": ANALYSIS_FORMAT,
             "version": ANALYSIS_VERSION,
@@ -203,6 +202,7 @@ class AnalysisFolder:
             "steps": {},
         }
         if (path / "analysis.json").is_file():
+            check_same_analysis(path, run=run, data=data)
             manifest["steps"] = dict(cls.open(path).manifest["steps"])
         manifest["steps"][step] = dict(detail)
         write_json(path / "analysis.json", manifest)
@@ -246,7 +246,10 @@ def check_same_analysis(path: Path, *, run: Mapping[str, Any], data: Mapping[str
         ReportError: the folder holds the analysis of another run or data set, or
             is a folder with something else in it.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    # Hidden files are what a killed write left behind.
+    if not path.exists() or (
+        path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
+    ):
         return
     manifest = AnalysisFolder.open(path).manifest
     for part, ours, key in (("run", run, "model_id"), ("data", data, "fingerprint")):

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from boneage_xai.phantom.cohorts import write_cohort
+from boneage_xai.phantom.settings import PhantomSettings
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -18,3 +21,10 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"BONEAGE_XAI_DATA points at {path}, which is not a folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of 40 small phantom radiographs in the RSNA layout, with region maps."""
+    folder = tmp_path_factory.mktemp("phantoms") / "cohort"
+    return write_cohort(folder, 40, seed=1, settings=PhantomSettings(size_px=96), workers=1)

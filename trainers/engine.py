@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from boneage_xai.analysis.baselines import fit_baselines
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
 from boneage_xai.data.splits import Split, split_cohort
-from boneage_xai.errors import ConfigError, DataError
+from boneage_xai.errors import ConfigError
 from boneage_xai.figures.style import figure_bytes
 from boneage_xai.figures.training import learning_curve
 from boneage_xai.models.checkpoint import (
@@ -34,6 +33,7 @@ from boneage_xai.models.regressor import BoneAgeRegressor
 from boneage_xai.predict import predict_pixels
 from boneage_xai.store import read_json, read_table, write_bytes, write_json, write_table
 from boneage_xai.types import Cohort
+from trainers.averaging import warmed_up_average
 from trainers.feeding import CachedRadiographs, make_loader
 from trainers.history import EpochReport, HistoryWriter, StepReport
 from trainers.module import BoneAgeTraining
@@ -81,15 +81,10 @@ def train(
 
     Raises:
         ConfigError: the folder is in use, or ``resume`` with another recipe or data.
-        DataError: too few labelled cases, or radiographs that cannot be read.
+        DataError: fewer than two labelled cases, or radiographs that cannot be read.
     """
     cohort = cohort.labelled()
     split = split_cohort(cohort, recipe.training.validation_fraction, recipe.training.seed)
-    if len(split.train) < 2 or not split.validation:
-        raise DataError(
-            f"cohort {cohort.name}: expected at least 2 training cases and 1 validation case "
-            f"with a bone age, found {len(split.train)} and {len(split.validation)}"
-        )
     _check_folder(out, resume)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.training.seed)
@@ -164,11 +159,7 @@ def _fit(
     )
     callbacks: list[lightning.Callback] = [HistoryWriter(out / "history.csv", on_epoch, on_step)]
     if settings.ema_decay is not None:
-        callbacks.append(
-            WeightAveraging(
-                multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
-            )
-        )
+        callbacks.append(WeightAveraging(multi_avg_fn=warmed_up_average(settings.ema_decay)))
     if settings.early_stopping_patience is not None:
         callbacks.append(
             EarlyStopping("val_mae_months", patience=settings.early_stopping_patience, mode="min")

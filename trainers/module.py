@@ -32,10 +32,6 @@ class BoneAgeTraining(lightning.LightningModule):
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
 
-    def on_train_epoch_start(self) -> None:
-        """Seed dropout and augmentation by the epoch, so that a resumed run draws the same."""
-        torch.manual_seed(hash((self.recipe.training.seed, self.current_epoch)) & 0x7FFFFFFF)
-
     def _prepared(self, pixels: Tensor) -> Tensor:
         images = pixels.unsqueeze(1).float().div_(255)
         size_px = self.recipe.training.size_px_of_epoch(
@@ -44,7 +40,13 @@ class BoneAgeTraining(lightning.LightningModule):
         return resize(images, size_px)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of one augmented batch."""
+        """Return the loss of one augmented batch.
+
+        Dropout and augmentation are seeded by seed, epoch and batch, so that a resumed
+        training draws what the uninterrupted one would have drawn.
+        """
+        position = (self.recipe.training.seed, self.current_epoch, batch_idx)
+        torch.manual_seed(hash(position) & 0x7FFFFFFFFFFFFFFF)
         pixels, is_male, bone_age_months = batch
         images = augment(self._prepared(pixels), self.recipe.augmentation)
         raw = self.network.raw(images.contiguous(memory_format=torch.channels_last), is_male)

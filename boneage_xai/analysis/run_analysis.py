@@ -170,14 +170,16 @@ def evaluate_run(
         {name: baselines.predict(name, cohort.is_male(), intensity) for name in BASELINES},
         seed=seed,
     )
+    detail = {"n": len(frame), "seed": seed, "n_unlabelled": len(prepared.cohort) - len(cohort)}
+    # Recorded before the results, so that a kill between them leaves a folder to go on in.
+    folder = AnalysisFolder.add_step(out, run=run, data=data, step="evaluate", detail=detail)
     write_table(out / "predictions.parquet", frame)
     write_json(out / "metrics.json", metrics)
     history = prepared.run.path / "history.csv"
     if history.is_file():
         with staged_file(out / "history.csv") as staged:
             shutil.copyfile(history, staged)
-    detail = {"n": len(frame), "seed": seed, "n_unlabelled": len(prepared.cohort) - len(cohort)}
-    return AnalysisFolder.add_step(out, run=run, data=data, step="evaluate", detail=detail)
+    return folder
 
 
 def choose_cases(cohort: Cohort, limit: int | None) -> Cohort:

@@ -163,7 +163,9 @@ def load_run(run: Path, device: str | torch.device = "cpu") -> TrainedRun:
             f"{weights}: expected SHA-256 {manifest.weights_sha256[:12]}… as in {MANIFEST_FILE}, "
             f"found {found[:12]}…: the file was changed or damaged"
         )
-    network = BoneAgeRegressor(manifest.architecture)
+    # Initial weights are drawn and thrown away; the caller's random numbers stay as they were.
+    with torch.random.fork_rng(devices=[]):
+        network = BoneAgeRegressor(manifest.architecture)
     try:
         network.load_state_dict(safetensors.torch.load_file(weights))
     except (RuntimeError, safetensors.SafetensorError) as error:

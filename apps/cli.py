@@ -1,0 +1,509 @@
+"""The command line: ``boneage-xai``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from apps.console import bars, err, quiet_lightning, say, say_json, say_table, with_interval
+from boneage_xai import __version__
+from boneage_xai.data.cohort import (
+    CohortReading,
+    inspect_images,
+    read_source,
+    require_clean,
+    select_cohort,
+)
+from boneage_xai.errors import BoneAgeError, ConfigError
+from boneage_xai.types import Cohort, Radiograph, Sex
+
+app = typer.Typer(
+    name="boneage-xai",
+    help="Train, measure and explain networks that read bone age from hand radiographs. "
+    "For research use only.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder from `train`.")]
+DataOption = Annotated[
+    Path,
+    typer.Option("--data", metavar="SOURCE", help="Folder in a known layout, or a label table."),
+]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="ROLE=HEADER",
+        help="Header of a role (id, sex, age, chronological_age, image) in a table of your own.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Where prepared pixels are kept. [default: $BONEAGE_XAI_CACHE or the user's cache]",
+    ),
+]
+SkipOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-problems",
+        help="Go on without the rows that `cohort` reports as errors; their number is recorded.",
+    ),
+]
+SplitOption = Annotated[
+    Literal["held-out", "validation", "train", "all"],
+    typer.Option(
+        help="held-out: every case of SOURCE that the run was not trained on; "
+        "validation, train: those parts of the run's own data; all: every case."
+    ),
+]
+
+
+def _columns(pairs: list[str] | None) -> dict[str, str] | None:
+    if not pairs:
+        return None
+    columns: dict[str, str] = {}
+    for pair in pairs:
+        role, separator, header = pair.partition("=")
+        if not separator or not role or not header:
+            raise ConfigError(f"--column {pair}: expected ROLE=HEADER")
+        columns[role.strip()] = header.strip()
+    return columns
+
+
+def _one_cohort(
+    source: Path, columns: list[str] | None, skip_problems: bool, wanted: str | None = None
+) -> tuple[Cohort, int]:
+    """Return the cohort to work on and the number of error rows left out."""
+    reading = read_source(source, _columns(columns))
+    errors = sum(problem.severity == "error" for problem in reading.problems)
+    if not skip_problems:
+        require_clean(reading)
+    names = [cohort.name for cohort in reading.cohorts]
+    return select_cohort(reading, wanted if wanted in names else None), errors
+
+
+@app.command()
+def cohort(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder or label table.")],
+    column: ColumnOption = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Decode every radiograph, too.")
+    ] = True,
+    limit: Annotated[int, typer.Option(help="Problems listed for people; JSON lists all.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Describe a data set and list every problem in it.
+
+    Exits with 2 when a problem costs a case.
+
+    Example: boneage-xai cohort ~/rsna
+    """
+    reading = read_source(source, _columns(column))
+    problems = list(reading.problems)
+    described: list[dict[str, Any]] = []
+    for one, table in zip(reading.cohorts, reading.tables, strict=True):
+        summary = one.describe() | {"table": str(table) if table else None}
+        if images and len(one):
+            with bars(f"Decoding {one.name}", quiet=as_json) as (bar,):
+                inspection = inspect_images(one, progress=bar)
+            problems.extend(inspection.problems)
+            summary["width_px"] = inspection.width_px
+            summary["height_px"] = inspection.height_px
+            summary["with_pixel_spacing"] = inspection.with_pixel_spacing
+        described.append(summary)
+    errors = sum(problem.severity == "error" for problem in problems)
+    if as_json:
+        listed = [
+            {
+                "kind": problem.kind,
+                "severity": problem.severity,
+                "message": problem.message,
+                "case_id": problem.case_id,
+                "path": str(problem.path) if problem.path else None,
+            }
+            for problem in problems
+        ]
+        say_json(
+            {"source": str(source), "layout": reading.layout, "sets": described, "problems": listed}
+        )
+    else:
+        _say_cohorts(reading, described)
+        for problem in problems[:limit]:
+            say(f"{problem.severity}: {problem.message}")
+        if len(problems) > limit:
+            say(f"… and {len(problems) - limit} more; --json lists all, --limit more")
+        notes = len(problems) - errors
+        say(f"{errors} errors, {notes} notes")
+    if errors:
+        raise typer.Exit(2)
+
+
+def _say_cohorts(reading: CohortReading, described: list[dict[str, Any]]) -> None:
+    columns = [_described(summary) for summary in described]
+    say_table(
+        f"{reading.source} ({reading.layout})",
+        ["set", *[str(summary["name"]) for summary in described]],
+        [[name, *[column[name] for column in columns]] for name in columns[0]] if columns else [],
+    )
+
+
+def _described(summary: dict[str, Any]) -> dict[str, str]:
+    ages = summary.get("bone_age_months")
+    sides = [summary.get("width_px"), summary.get("height_px")]
+    return {
+        "cases": f"{summary['n']:,}",
+        "boys, girls": f"{summary['male']:,}, {summary['female']:,}",
+        "with bone age": f"{summary['labelled']:,}",
+        "bone age, mean ± sd": f"{ages['mean']:.1f} ± {ages['sd']:.1f} months" if ages else "–",
+        "bone age, range": f"{ages['min']:g} to {ages['max']:g} months" if ages else "–",
+        "with chronological age": f"{summary['with_chronological_age']:,}",
+        "with region maps": f"{summary['with_regions']:,}",
+        "width × height": " × ".join(f"{side[0]}–{side[1]} px" for side in sides if side) or "–",
+        "with pixel spacing": f"{summary.get('with_pixel_spacing', 0):,}",
+    }
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
+    n: Annotated[int, typer.Option("--n", help="Number of radiographs.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.", min=0)] = 0,
+) -> None:
+    """Write a cohort of phantom radiographs in the RSNA layout, with region maps.
+
+    Example: boneage-xai phantom phantoms --n 500 --seed 1
+    """
+    from boneage_xai.phantom.cohorts import write_cohort
+
+    with bars("Drawing phantoms") as (bar,):
+        write_cohort(out, n, seed=seed, progress=bar)
+    say(f"{n} phantoms in {out}")
+
+
+@app.command()
+def recipes() -> None:
+    """List the training recipes that are shipped.
+
+    Example: boneage-xai recipes
+    """
+    from trainers.recipe import load_recipe, recipe_names
+
+    say_table(
+        "Recipes",
+        ["name", "what it trains"],
+        [[n, load_recipe(n).description] for n in recipe_names()],
+    )
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name or path of a recipe.")],
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Run folder to write.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.epochs=3."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted training in RUN.")
+    ] = False,
+    column: ColumnOption = None,
+    skip_problems: SkipOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Train a network by a recipe. Of several sets in SOURCE the one called training is used.
+
+    Example: boneage-xai train cpu-small --data ~/rsna --out runs/cpu-small
+    """
+    from trainers.engine import train as train_run
+    from trainers.recipe import load_recipe
+
+    quiet_lightning()
+    checked = load_recipe(recipe, settings or [])
+    chosen, left_out = _one_cohort(data, column, skip_problems, wanted="training")
+    with bars("Decoding", "Training") as (decoding, training):
+
+        def on_epoch(row: dict[str, float]) -> None:
+            err.print(
+                f"epoch {row['epoch'] + 1:.0f}/{checked.training.epochs} "
+                f"at {row['size_px']:.0f} px: train {row['train_mae_months']:.1f}, "
+                f"validation {row['val_mae_months']:.1f} months ({row['seconds']:.0f} s)",
+                highlight=False,
+            )
+
+        run = train_run(
+            checked,
+            chosen,
+            out,
+            source=str(data),
+            skipped_problem_rows=left_out if skip_problems else 0,
+            resume=resume,
+            cache_folder=cache,
+            on_decode=decoding,
+            on_epoch=on_epoch,
+            on_step=training,
+        )
+    manifest = run.manifest
+    say(
+        f"{out}: validation MAE {manifest.val_mae_months:.2f} months over "
+        f"{manifest.data.n_validation} cases (best epoch {manifest.best_epoch + 1} of "
+        f"{manifest.epochs})"
+    )
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Analysis folder.")],
+    split: SplitOption = "held-out",
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    column: ColumnOption = None,
+    skip_problems: SkipOption = False,
+    cache: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a run: errors with 95% intervals, by sex and age, beside baselines.
+
+    Example: boneage-xai evaluate runs/cpu-small --data ~/rsna --out analyses/cpu-small
+    """
+    from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
+    from boneage_xai.models.checkpoint import load_run
+
+    trained = load_run(run)
+    chosen, _ = _one_cohort(data, column, skip_problems)
+    with bars("Decoding", "Predicting", quiet=as_json) as (decoding, predicting):
+        prepared = prepare_run(
+            trained, chosen, source=str(data), split=split, cache_folder=cache, progress=decoding
+        )
+        folder = evaluate_run(prepared, out, seed=seed, progress=predicting)
+    metrics = folder.metrics()
+    if as_json:
+        say_json(metrics)
+        return
+    names = {"overall": trained.manifest.recipe_name} | {
+        name: name for name in metrics["baselines"]
+    }
+    blocks = {"overall": metrics["overall"], **metrics["baselines"]}
+    say_table(
+        f"{metrics['overall']['n']} cases ({split}), months with 95% intervals",
+        ["", "MAE", "RMSE", "bias", "within 12 months"],
+        [
+            [
+                names[key],
+                with_interval(block["mae_months"]),
+                with_interval(block["rmse_months"]),
+                with_interval(block["bias_months"]),
+                with_interval(block["within_12_months"], percent=True),
+            ]
+            for key, block in blocks.items()
+        ],
+    )
+    say(f"Written to {out}; `boneage-xai report {out}` makes it readable")
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Radiograph, DICOM included.")],
+    sex: Annotated[Literal["F", "M"], typer.Option("--sex", help="Sex of the child.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the bone age of one radiograph.
+
+    Example: boneage-xai predict runs/cpu-small hand.png --sex F
+    """
+    import numpy as np
+
+    from boneage_xai.data.preprocess import preprocess
+    from boneage_xai.data.radiograph import read_radiograph
+    from boneage_xai.models.checkpoint import load_run
+    from boneage_xai.predict import predict_pixels
+
+    radiograph: Radiograph = read_radiograph(image)
+    trained = load_run(run)
+    pixels = preprocess(radiograph, trained.preprocessing).pixels[np.newaxis]
+    is_male = np.array([Sex(sex).is_male])
+    months = float(predict_pixels(trained.network, pixels, is_male)[0])
+    if radiograph.sex is not None and radiograph.sex is not Sex(sex):
+        err.print(f"note: {image} states sex {radiograph.sex.value}, predicted with {sex}")
+    if as_json:
+        say_json(
+            {
+                "image": str(image),
+                "sex": sex,
+                "predicted_months": months,
+                "model_id": trained.model_id,
+            }
+        )
+    else:
+        say(f"{months:.1f} months ({months / 12:.1f} years); for research use only")
+
+
+@app.command()
+def attribute(
+    run: RunArgument,
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Analysis folder.")],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", help="Attribution method, repeatable. [default: integrated_gradients]"
+        ),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", help="Layer for activation maps. [default: chosen over the depth]"),
+    ] = None,
+    baseline: Annotated[
+        Literal["black", "blurred", "mean"],
+        typer.Option(help="Image that Integrated Gradients starts from."),
+    ] = "black",
+    steps: Annotated[int, typer.Option(help="Nodes of Integrated Gradients.", min=1)] = 50,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many cases, evenly over sex and age.", min=1)
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace earlier attributions.")
+    ] = False,
+    split: SplitOption = "held-out",
+    column: ColumnOption = None,
+    skip_problems: SkipOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Explain predictions: signed maps in months, activation maps, months per region.
+
+    Example: boneage-xai attribute runs/cpu-small --data ~/rsna --out analyses/cpu-small --limit 100
+    """
+    from boneage_xai.analysis.run_analysis import attribute_run, prepare_run
+    from boneage_xai.attribution.interface import AttributionSettings
+    from boneage_xai.models.checkpoint import load_run
+
+    trained = load_run(run)
+    chosen, _ = _one_cohort(data, column, skip_problems)
+    with bars("Decoding", "Attributing") as (decoding, attributing):
+        prepared = prepare_run(
+            trained, chosen, source=str(data), split=split, cache_folder=cache, progress=decoding
+        )
+        folder = attribute_run(
+            prepared,
+            out,
+            methods=method or ["integrated_gradients"],
+            layers=layer,
+            settings=AttributionSettings(baseline=baseline, n_steps=steps),
+            limit=limit,
+            replace=replace,
+            progress=attributing,
+        )
+    summary = folder.manifest["steps"]["attribute"]
+    for name in summary["methods"]:
+        gap = summary["median_absolute_gap_months"][name]
+        completeness = "promises no completeness" if gap is None else f"median gap {gap:.2f} months"
+        say(
+            f"{summary['n']} cases, {name}: {completeness}, "
+            f"{summary['median_seconds'][name]:.2f} s a case"
+        )
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Analysis folder.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="[default: DIR/report.html]")
+    ] = None,
+) -> None:
+    """Write a self-contained HTML report of an analysis folder.
+
+    Example: boneage-xai report analyses/cpu-small
+    """
+    from reports.report import write_report
+
+    say(f"{write_report(folder, out)}")
+
+
+@app.command()
+def dashboard(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Analysis folder, or a folder of several.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 8501,
+) -> None:
+    """Open the dashboard on this machine, as `streamlit run apps/dashboard.py` does.
+
+    Example: boneage-xai dashboard analyses/cpu-small
+    """
+    page = Path(__file__).with_name("dashboard.py")
+    command = [sys.executable, "-m", "streamlit", "run", str(page), "--server.port", str(port)]
+    command += ["--server.address", "localhost", "--browser.gatherUsageStats", "false"]
+    command += ["--", str(folder)] if folder is not None else []
+    os.execv(sys.executable, command)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder.")] = Path("demo"),
+    n: Annotated[int, typer.Option("--n", help="Number of phantoms.", min=50)] = 1200,
+) -> None:
+    """Phantoms → training → evaluation → explanation → report; needs no data and no network.
+
+    Example: boneage-xai demo --out demo
+    """
+    from apps.demo import run_demo
+
+    run_demo(out, n)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what this machine has and lacks, and what follows.
+
+    Example: boneage-xai doctor
+    """
+    from apps.doctor import findings
+
+    found = findings()
+    if as_json:
+        say_json([finding.__dict__ for finding in found])
+        return
+    say_table(
+        "This machine", ["", "found", "what follows"], [[f.what, f.found, f.follows] for f in found]
+    )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main() -> None:
+    """Run the command line: exit code 2 and one sentence for the user's mistakes."""
+    try:
+        app()
+    except BoneAgeError as error:
+        err.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What the command line shows: progress bars, tables, one-sentence errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+out = Console()
+err = Console(stderr=True)
+
+
+def quiet_lightning() -> None:
+    """Keep what Lightning says about itself out of the user's way; call it once imported."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
+    warnings.filterwarnings("ignore", message=r".*lr_scheduler.step\(\).*")
+
+
+def say(text: str) -> None:
+    """Print one line for people."""
+    out.print(text, highlight=False, soft_wrap=True)
+
+
+def say_json(content: Any) -> None:
+    """Print one JSON document for programs."""
+    print(json.dumps(content, indent=2, ensure_ascii=False, default=str))
+
+
+def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table: the first column left, the others right aligned."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    out.print(table)
+
+
+class Bar:
+    """One progress bar on stderr; call it with (done, total)."""
+
+    def __init__(self, progress: Progress, description: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(description, total=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=done, total=total)
+
+    def describe(self, description: str) -> None:
+        """Change the text before the bar."""
+        self._progress.update(self._task, description=description)
+
+
+@contextmanager
+def bars(*descriptions: str, quiet: bool = False) -> Iterator[tuple[Bar, ...]]:
+    """Show progress bars while the block runs."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        disable=quiet,
+    )
+    with progress:
+        yield tuple(Bar(progress, description) for description in descriptions)
+
+
+def with_interval(estimate: Mapping[str, float | None], *, percent: bool = False) -> str:
+    """Write an estimate with its interval, e.g. ``9.1 (8.7 to 9.5)``."""
+    scale, decimals = (100, 0) if percent else (1, 1)
+    value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
+    if value is None:
+        return "–"
+    text = f"{value * scale:.{decimals}f}"
+    if low is not None and high is not None:
+        text += f" ({low * scale:.{decimals}f} to {high * scale:.{decimals}f})"
+    return text + (" %" if percent else "")

@@ -1,0 +1,70 @@
+"""The dashboard: ``streamlit run apps/dashboard.py -- [DIR]``.
+
+DIR is an analysis folder or a folder that holds several. Without it the demo's output in
+``./demo`` is shown, where there is one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import streamlit as st
+
+from apps.views import case, cohort, performance, training
+from apps.views.folders import DEMO, HOW_TO_BEGIN, find_analyses
+from apps.views.links import linked_choice, plain
+from boneage_xai.errors import BoneAgeError
+from boneage_xai.store import AnalysisFolder
+from reports.wording import RESEARCH_USE, run_name
+
+PAGES: dict[str, tuple[str, Callable[[AnalysisFolder], None]]] = {
+    "performance": ("Performance", performance.show),
+    "case": ("Case", case.show),
+    "cohort": ("Cohort", cohort.show),
+    "training": ("Training", training.show),
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Show the page that is asked for.
+
+    Args:
+        arguments: at most one folder.
+    """
+    st.set_page_config(page_title="Bone age, explained", page_icon="🦴", layout="wide")
+    try:
+        _show(arguments)
+    except BoneAgeError as error:
+        st.error(plain(str(error)))
+
+
+def _show(arguments: list[str]) -> None:
+    if not arguments and not DEMO.is_dir():
+        st.title("Bone age, explained")
+        st.markdown(HOW_TO_BEGIN)
+        st.caption(RESEARCH_USE)
+        return
+    analyses = find_analyses(Path(arguments[0]) if arguments else DEMO)
+    with st.sidebar:
+        st.title("Bone age, explained")
+        name = next(iter(analyses))
+        if len(analyses) > 1:
+            name = linked_choice(st.selectbox, "Analysis", list(analyses), "analysis")
+        folder = AnalysisFolder.open(analyses[name])
+        page = linked_choice(
+            st.radio, "Page", list(PAGES), "page", format_func=lambda key: PAGES[key][0]
+        )
+        st.divider()
+        run = folder.manifest["run"]
+        st.caption(
+            f"{plain(run_name(folder))} · model {plain(str(run.get('model_id')))}  \n"
+            f"{plain(str(folder.path))}"
+        )
+    st.caption(f":material/science: **{RESEARCH_USE}**")
+    PAGES[page][1](folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,60 @@
+"""Choices that live in the address, so that a page can be linked to and gone back from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import streamlit as st
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&@])")
+
+
+def linked_choice(
+    ask: Callable[..., Any], label: str, options: Sequence[str], parameter: str, **settings: Any
+) -> str:
+    """Ask for one of several options and keep the answer in the address.
+
+    Args:
+        ask: a Streamlit widget that takes label, options and key.
+        label: what is asked.
+        options: the answers, at least one.
+        parameter: name in the address.
+        settings: further arguments of the widget.
+
+    Returns:
+        The answer; the first option where the address asks for none of them.
+    """
+    key, written = choice_key(parameter), f"written-{parameter}"
+    address = st.query_params.get(parameter)
+    asked = address if address in options else options[0]
+    # The address was changed from outside (a link, the back button, another page), or the
+    # widget is new on this page.
+    if asked != st.session_state.get(written) or st.session_state.get(key) not in options:
+        st.session_state[key] = asked
+    chosen = str(ask(label, options, key=key, **settings))
+    st.session_state[written] = chosen
+    # The first option is left out of the address, so that opening a page adds no step to the
+    # history that the back button would have to undo.
+    if chosen != options[0] and chosen != address:
+        st.query_params[parameter] = chosen
+    elif chosen == options[0] and address is not None:
+        del st.query_params[parameter]
+    return chosen
+
+
+def choice_key(parameter: str) -> str:
+    """Return the session-state key of a linked choice, for buttons that change it."""
+    return f"choice-{parameter}"
+
+
+def go_to(**parameters: str) -> None:
+    """Show another page, case or analysis."""
+    st.query_params.update(parameters)
+    st.rerun()
+
+
+def plain(text: str) -> str:
+    """Return a text so that Markdown shows it as it is: no links, images or formulas."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))

@@ -1,0 +1,57 @@
+"""The command lines that made an analysis folder, put together again from its record."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from boneage_xai.store import AnalysisFolder
+
+Detail = Mapping[str, Any]
+
+
+def _evaluate(detail: Detail) -> list[str]:
+    return ["--seed", str(detail.get("seed", 0))]
+
+
+def _attribute(detail: Detail) -> list[str]:
+    words: list[str] = []
+    for method in detail.get("methods", []):
+        words += ["--method", str(method)]
+    for layer in detail.get("layers", []):
+        words += ["--layer", str(layer)]
+    settings = detail.get("settings") or {}
+    for option, key in (("--baseline", "baseline"), ("--steps", "n_steps")):
+        if key in settings:
+            words += [option, str(settings[key])]
+    if detail.get("limit") is not None:
+        words += ["--limit", str(detail["limit"])]
+    return words
+
+
+_OPTIONS: dict[str, Callable[[Detail], list[str]]] = {
+    "evaluate": _evaluate,
+    "attribute": _attribute,
+}
+
+
+def commands(folder: AnalysisFolder) -> dict[str, str]:
+    """Return the command of each step taken, quoted for a shell.
+
+    Args:
+        folder: the analysis.
+
+    Returns:
+        Step to command, in the order of the record, ``report`` last.
+    """
+    run, data = folder.manifest["run"], folder.manifest["data"]
+    made = {}
+    for step, detail in folder.manifest["steps"].items():
+        words = ["boneage-xai", str(step), str(run.get("path")), "--data", str(data.get("source"))]
+        words += ["--out", str(folder.path)]
+        if data.get("split"):
+            words += ["--split", str(data["split"])]
+        options = _OPTIONS[step](detail) if step in _OPTIONS else []
+        made[str(step)] = shlex.join(words + options)
+    return {**made, "report": shlex.join(["boneage-xai", "report", str(folder.path)])}

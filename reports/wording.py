@@ -1,0 +1,186 @@
+"""Results in plain words: numbers with intervals, names of groups, the sentences of a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from boneage_xai.store import AnalysisFolder
+
+SEX_WORDS = {"F": "girl", "M": "boy"}
+SEX_PLURALS = {"F": "girls", "M": "boys"}
+BASELINE_NAMES = {
+    "mean": "Mean age of the training cases",
+    "sex_mean": "Mean age per sex",
+    "intensity_ridge": "Image brightness only (ridge regression)",
+}
+SPLIT_WORDS = {
+    "held-out": "none of which the network was trained on",
+    "validation": "not trained on, but used to choose the best epoch",
+    "train": "on which the network was trained",
+    "all": "some of which the network may have been trained on",
+}
+RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
+
+
+def months(value: float | None, *, signed: bool = False, digits: int = 1) -> str:
+    """Return a number of months as text, with a true minus sign, '–' where unknown."""
+    if value is None:
+        return "–"
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = f"{0:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def percent(share: float | None) -> str:
+    """Return a share from 0 to 1 in percent, '–' where unknown."""
+    return "–" if share is None else f"{100 * share:.0f}%"
+
+
+def estimate_text(metric: str, estimate: Mapping[str, float | None]) -> tuple[str, str]:
+    """Return the value of a metric and its 95% interval as text.
+
+    Args:
+        metric: its name in metrics.json.
+        estimate: ``{value, low, high}``.
+
+    Returns:
+        The value, and 'low to high' or an empty text where there is no interval.
+    """
+    value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
+    if metric.startswith("within_"):
+        return percent(value), "" if low is None else f"{percent(low)} to {percent(high)}"
+    signed = metric == "bias_months"
+    interval = f"{months(low, signed=signed)} to {months(high, signed=signed)}"
+    return months(value, signed=signed), "" if low is None else interval
+
+
+def estimate_cell(metric: str, estimate: Mapping[str, float | None]) -> str:
+    """Return value and interval as a table cell of two lines."""
+    value, interval = estimate_text(metric, estimate)
+    return f"{value}\n{interval}" if interval else value
+
+
+def age_span(span: tuple[float, float] | list[float]) -> str:
+    """Return an age bin as text, in months and years."""
+    low, high = span
+    return f"{low:g}–{high:g} months ({low / 12:g}–{high / 12:g} years)"
+
+
+def group_name(group: Mapping[str, Any]) -> str:
+    """Return what the cases of a subgroup have in common, e.g. 'girls, 24–60 months …'."""
+    parts = []
+    if "sex" in group:
+        parts.append(SEX_PLURALS.get(group["sex"], str(group["sex"])))
+    if "age_months" in group:
+        parts.append(age_span(group["age_months"]))
+    return ", ".join(parts)
+
+
+def layer_name(name: str) -> str:
+    """Return the name of a layer without the part that all share."""
+    return name.removeprefix("backbone.")
+
+
+def method_name(name: str) -> str:
+    """Return the name of an attribution method as words."""
+    return name.replace("_", " ").replace(" x ", " × ").capitalize()
+
+
+def preferred_method(methods: list[str]) -> str:
+    """Return the method shown where there is room for one: that which adds up to months."""
+    return "integrated_gradients" if "integrated_gradients" in methods else methods[0]
+
+
+def performance_sentences(metrics: Mapping[str, Any], model: str) -> tuple[str, ...]:
+    """Return what the metrics say, in plain words with the numbers filled in."""
+    overall = metrics["overall"]
+    mae, interval = estimate_text("mae_months", overall["mae_months"])
+    first = (
+        f"On {overall['n']:,} cases the bone age predicted by “{model}” lies {mae} months from the "
+        f"reference on average" + (f" (95% interval {interval} months)" if interval else "")
+    )
+    near = [
+        f"{estimate_text(f'within_{limit}_months', overall[f'within_{limit}_months'])[0]} within "
+        f"{limit} months"
+        for limit in (6, 12, 24)
+    ]
+    sentences = [f"{first}; {near[0]}, {near[1]}, {near[2]}."]
+    sentences.append(_bias_sentence(overall["bias_months"]) + _trend_sentence(metrics["agreement"]))
+    if baselines := metrics.get("baselines"):
+        named = [
+            f"{BASELINE_NAMES.get(name, name)}: {months(entry['mae_months']['value'])}"
+            for name, entry in baselines.items()
+        ]
+        best = min(entry["mae_months"]["value"] for entry in baselines.values())
+        verdict = (
+            "closer than every baseline"
+            if overall["mae_months"]["value"] < best
+            else "not closer than the best baseline"
+        )
+        sentences.append(
+            f"The model is {verdict} on the same cases (mean absolute error in months – "
+            f"{'; '.join(named)})."
+        )
+    if worst := _hardest_group(metrics["subgroups"]):
+        value, interval = estimate_text("mae_months", worst["mae_months"])
+        sentences.append(
+            f"Of the groups by sex and age with at least 20 cases, the largest error is that of "
+            f"{group_name(worst)}: {value} months ({interval}) on {worst['n']:,} cases."
+        )
+    return tuple(sentences)
+
+
+def _bias_sentence(bias: Mapping[str, float | None]) -> str:
+    value, low, high = bias["value"], bias["low"], bias["high"]
+    if value is None or low is None or high is None:
+        return ""
+    text, interval = estimate_text("bias_months", bias)
+    if low <= 0 <= high:
+        return f"Over all cases no bias is seen: {text} months ({interval}). "
+    return (
+        f"Over all cases it reads {months(abs(value))} months too "
+        f"{'old' if value > 0 else 'young'} (bias {text}, {interval}). "
+    )
+
+
+def _trend_sentence(agreement: Mapping[str, Any]) -> str:
+    slope = agreement["slope"]
+    if slope["value"] is None:
+        return ""
+    numbers = (
+        f"{months(12 * slope['value'], signed=True)} months per year of bone age, 95% interval "
+        f"{months(12 * slope['low'], signed=True)} to {months(12 * slope['high'], signed=True)}"
+    )
+    if slope["low"] <= 0 <= slope["high"]:
+        return f"The difference shows no trend over age ({numbers})."
+    if slope["value"] < 0:
+        return f"It reads towards the middle: the young too old, the old too young ({numbers})."
+    return f"It overstates the spread: the young too young, the old too old ({numbers})."
+
+
+def _hardest_group(subgroups: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    groups = [
+        group
+        for group in subgroups
+        if "sex" in group and "age_months" in group and not group["few_cases"]
+    ]
+    return max(groups, key=lambda group: float(group["mae_months"]["value"]), default=None)
+
+
+def run_name(folder: AnalysisFolder) -> str:
+    """Return how the model of an analysis is named: its recipe."""
+    return str(folder.manifest["run"].get("recipe") or "the model")
+
+
+def split_sentence(folder: AnalysisFolder) -> str:
+    """Return which cases were analysed, in words."""
+    data = folder.manifest["data"]
+    words = SPLIT_WORDS.get(str(data.get("split")))
+    return f"{data.get('n', 0):,} cases" + (f", {words}" if words else "")
+
+
+def is_optimistic(folder: AnalysisFolder) -> bool:
+    """Return whether errors may be smaller than on children the network has not seen."""
+    return folder.manifest["data"].get("split") in ("train", "all")

@@ -1,0 +1,141 @@
+"""The main job on phantoms: train, evaluate, attribute; what lands in the analysis folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boneage_xai.analysis.run_analysis import (
+    attribute_run,
+    choose_cases,
+    evaluate_run,
+    prepare_run,
+)
+from boneage_xai.attribution.interface import AttributionSettings
+from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.errors import ConfigError, DataError, ReportError
+from boneage_xai.models.checkpoint import TrainedRun
+from boneage_xai.types import Case, Cohort, Sex
+from trainers.engine import train
+from trainers.recipe import load_recipe
+
+TINY = (
+    "preprocessing.size_px=48",
+    "architecture.backbone=squeezenet1_1",
+    "training.batch_size=8",
+    "training.epochs=1",
+    "training.precision=float32",
+)
+
+
+@pytest.fixture(scope="module")
+def cohort(phantoms: Path) -> Cohort:
+    return select_cohort(read_source(phantoms))
+
+
+@pytest.fixture(scope="module")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def run(cohort: Cohort, cache_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    out = tmp_path_factory.mktemp("run") / "run"
+    return train(load_recipe("demo", TINY), cohort, out, cache_folder=cache_folder)
+
+
+def test_held_out_leaves_out_exactly_the_training_cases(
+    run: TrainedRun, cohort: Cohort, cache_folder: Path
+) -> None:
+    held_out = prepare_run(run, cohort, cache_folder=cache_folder)
+    trained_on = prepare_run(run, cohort, split="train", cache_folder=cache_folder)
+    assert len(held_out.cohort) == 8
+    assert len(trained_on.cohort) == 32
+    ids = {case.case_id for case in held_out.cohort} | {c.case_id for c in trained_on.cohort}
+    assert ids == {case.case_id for case in cohort}
+    validation = prepare_run(run, cohort, split="validation", cache_folder=cache_folder)
+    assert validation.cohort == held_out.cohort
+    assert len(prepare_run(run, cohort, split="all", cache_folder=cache_folder).cohort) == 40
+
+
+def test_the_same_ids_in_other_data_are_other_children(
+    run: TrainedRun, cohort: Cohort, cache_folder: Path
+) -> None:
+    other = cohort.select([case.case_id for case in cohort][:30])
+    assert len(prepare_run(run, other, cache_folder=cache_folder).cohort) == 30
+    with pytest.raises(DataError, match="fingerprint differs"):
+        prepare_run(run, other, split="validation", cache_folder=cache_folder)
+
+
+def test_evaluate_then_attribute_fill_a_new_folder(
+    run: TrainedRun, cohort: Cohort, cache_folder: Path, tmp_path: Path
+) -> None:
+    prepared = prepare_run(run, cohort, source="phantoms", cache_folder=cache_folder)
+    out = tmp_path / "analysis"
+    folder = evaluate_run(prepared, out)
+    predictions, metrics = folder.predictions(), folder.metrics()
+    errors = predictions["predicted_months"] - predictions["reference_months"]
+    assert np.allclose(predictions["error_months"], errors)
+    assert metrics["overall"]["mae_months"]["value"] == pytest.approx(errors.abs().mean())
+    assert set(metrics["baselines"]) == {"mean", "sex_mean", "intensity_ridge"}
+    assert folder.history() is not None
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+
+    settings = AttributionSettings(n_steps=8, baseline="mean")
+    folder = attribute_run(prepared, out, limit=4, settings=settings, layers=[])
+    attributions, regions, maps = folder.attributions(), folder.regions(), folder.maps()
+    assert attributions is not None
+    assert regions is not None
+    assert maps is not None
+    assert len(attributions) == 4
+    assert set(attributions["baseline"]) == {"mean"}
+    for index, case_id in enumerate(maps.attrs["case_ids"]):
+        total = float(np.asarray(maps["integrated_gradients"][index], dtype=np.float64).sum())
+        assert regions.loc[regions["case_id"] == case_id, "signed_months"].sum() == pytest.approx(
+            total, abs=1e-6
+        )
+        row = attributions.set_index("case_id").loc[case_id]
+        change = row["prediction_months"] - row["baseline_prediction_months"]
+        assert total - change == pytest.approx(row["completeness_gap_months"], abs=1e-3)
+    assert set(folder.manifest["steps"]) == {"evaluate", "attribute"}
+    assert all(
+        (out / name).stat().st_mtime_ns == when
+        for name, when in before.items()
+        if name != "analysis.json"
+    )
+
+
+def test_mistakes_leave_nothing_behind(
+    run: TrainedRun, cohort: Cohort, cache_folder: Path, tmp_path: Path
+) -> None:
+    prepared = prepare_run(run, cohort, cache_folder=cache_folder)
+    with pytest.raises(ConfigError, match="no_such_method"):
+        attribute_run(prepared, tmp_path / "a", methods=["no_such_method"])
+    with pytest.raises(ConfigError, match="no_such_layer"):
+        attribute_run(prepared, tmp_path / "a", layers=["no_such_layer"], limit=1)
+    assert not (tmp_path / "a").exists() or os.listdir(tmp_path / "a") == []
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.doc").write_text("mine")
+    with pytest.raises(ReportError, match="expected an analysis folder"):
+        evaluate_run(prepared, tmp_path / "foreign")
+    assert os.listdir(tmp_path / "foreign") == ["thesis.doc"]
+
+
+def test_chosen_cases_span_sex_and_age() -> None:
+    cases = tuple(
+        Case(f"{sex.value}{age}", Path("x.png"), sex, float(age))
+        for age in range(0, 200, 2)
+        for sex in Sex
+    )
+    chosen = choose_cases(Cohort("c", cases), 10)
+    for sex in Sex:
+        ages = chosen.where(sex=sex).bone_ages_months()
+        assert len(ages) == 5
+        assert ages.min() < 40
+        assert ages.max() > 150
+    assert choose_cases(Cohort("c", cases), None).cases == cases
+    with pytest.raises(ConfigError, match="at least 1"):
+        choose_cases(Cohort("c", cases), 0)

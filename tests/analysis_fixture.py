@@ -1,0 +1,131 @@
+"""A small analysis folder built with the toolkit's own writers, for reports and dashboard."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from boneage_xai.analysis.evaluation import evaluate
+from boneage_xai.attribution.batch import attribute_cohort
+from boneage_xai.attribution.interface import AttributionSettings
+from boneage_xai.store import AnalysisFolder, write_json, write_table
+from boneage_xai.types import RegionMap
+
+MALICIOUS = "<script>alert('x')</script>"
+STRANGE = "../../$\\frac$ [a](http://evil.example) *b*"
+SIZE_PX = 24
+N_CASES = 64
+
+
+class ToyNetwork(nn.Module):
+    """Months from a convolution, so that maps and activations differ from case to case."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 3), nn.ReLU()
+        )
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+        features = self.backbone(image).mean(dim=(2, 3))
+        return 100 + 10 * is_male + 80 * self.head(features)[:, 0]
+
+
+def write_analysis(folder: Path, *, attribute: bool = True, seed: int = 3) -> Path:
+    """Write an analysis folder of 64 cases, 6 of them attributed with two methods."""
+    rng = np.random.default_rng(seed)
+    reference = rng.uniform(20, 215, N_CASES).round()
+    frame = pd.DataFrame(
+        {
+            "case_id": [MALICIOUS, STRANGE, *(str(1000 + n) for n in range(N_CASES - 2))],
+            "sex": np.where(np.arange(N_CASES) % 2 == 0, "F", "M"),
+            "reference_months": reference,
+            "predicted_months": 15 + 0.88 * reference + rng.normal(0, 8, N_CASES),
+        }
+    )
+    frame["error_months"] = frame["predicted_months"] - frame["reference_months"]
+    identity = {
+        "run": {
+            "path": "runs/toy",
+            "model_id": f"{seed:012d}",
+            "recipe": "toy",
+            "architecture": {"backbone": "toy"},
+            "preprocessing": {"size_px": SIZE_PX},
+            "training": {"seed": 0, "n_train": 640, "n_validation": 160},
+            "versions": {"torch": torch.__version__},
+        },
+        "data": {
+            "cohort": "phantoms",
+            "source": "some folder/phantoms",
+            "fingerprint": "0123456789abcdef",
+            "split": "held-out",
+            "n": N_CASES,
+        },
+    }
+    AnalysisFolder.add_step(folder, **identity, step="evaluate", detail={"n": N_CASES, "seed": 0})
+    write_table(folder / "predictions.parquet", frame)
+    mean = float(reference.mean())
+    baselines = {"mean": np.full(N_CASES, mean), "intensity_ridge": 0.3 * reference + 0.7 * mean}
+    write_json(folder / "metrics.json", evaluate(frame, baselines, n_resamples=100))
+    epochs = np.arange(8)
+    history = pd.DataFrame(
+        {
+            "epoch": epochs,
+            "train_mae_months": 30.0 / (1 + epochs),
+            "val_mae_months": 12 + np.abs(epochs - 5.0),
+        }
+    )
+    write_table(folder / "history.csv", history)
+    if attribute:
+        _attribute(folder, frame.head(6), rng)
+        AnalysisFolder.add_step(
+            folder,
+            **identity,
+            step="attribute",
+            detail={
+                "n": 6,
+                "methods": ["integrated_gradients", "gradient"],
+                "layers": ["backbone.1", "backbone.4"],
+                "settings": {"baseline": "black", "n_steps": 8},
+                "limit": 6,
+            },
+        )
+    return folder
+
+
+def _attribute(folder: Path, frame: pd.DataFrame, rng: np.random.Generator) -> None:
+    labels = np.zeros((SIZE_PX, SIZE_PX), dtype=np.int64)
+    labels[4:20, 4:12], labels[4:20, 12:20] = 1, 2
+    regions = RegionMap(labels, {0: "background", 1: "carpals", 2: "radius $x"})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = ToyNetwork().eval()
+    attribute_cohort(
+        network,
+        case_ids=list(frame["case_id"]),
+        pixels=rng.integers(0, 256, (len(frame), SIZE_PX, SIZE_PX), dtype=np.uint8),
+        is_male=(frame["sex"] == "M").to_numpy(),
+        out=folder,
+        methods=["gradient", "integrated_gradients"],
+        layers=["backbone.1", "backbone.4"],
+        settings=AttributionSettings(n_steps=8),
+        regions_of=lambda _: regions,
+    )
+
+
+@pytest.fixture(scope="session")
+def analysis_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_analysis(tmp_path_factory.mktemp("analysis") / "toy")
+
+
+@pytest.fixture
+def analysis_folder(analysis_template: Path, tmp_path: Path) -> Path:
+    """Return a folder of the test's own, which it may change."""
+    return Path(shutil.copytree(analysis_template, tmp_path / "toy"))

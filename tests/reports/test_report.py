@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shlex
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from boneage_xai.errors import DataError, ReportError
+from boneage_xai.store import AnalysisFolder, read_json, write_json
+from reports.commands import commands
+from reports.examples import attributed_cases, examples
+from reports.report import write_report
+from reports.sections import ADDED_BY, SECTIONS
+from reports.wording import estimate_text, months, performance_sentences
+
+MALICIOUS = "<script>alert('x')</script>"
+
+
+class Page(HTMLParser):
+    """What a browser would make of a report, in lists."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.downloads: dict[str, str] = {}
+        self.images: list[str] = []
+        self.ids: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {key: value or "" for key, value in attrs}
+        self.tags.append(tag)
+        self.addresses += [found[key] for key in ("href", "src", "action") if key in found]
+        if "id" in found:
+            self.ids.append(found["id"])
+        if tag == "img":
+            self.images.append(found["src"])
+            assert found["alt"]
+        if "download" in found:
+            self.downloads[found["download"]] = found["href"]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def report(analysis_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(analysis_template, tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> Page:
+    return Page(report.read_text(encoding="utf-8"))
+
+
+def _csv(page: Page, name: str) -> pd.DataFrame:
+    content = page.downloads[name].partition("base64,")[2]
+    return pd.read_csv(io.BytesIO(base64.b64decode(content)))
+
+
+def test_report_has_every_section_in_order_and_says_what_it_is(page: Page) -> None:
+    sections = [name for name in page.ids if name in SECTIONS]
+    assert sections == list(SECTIONS)
+    assert page.addresses[: len(SECTIONS)] == [f"#{name}" for name in SECTIONS]
+    assert "for research use only" in page.text.lower()
+    assert "Not in this report" not in page.text
+
+
+def test_report_is_self_contained(page: Page) -> None:
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert len(page.images) >= 9
+    for source in page.images:
+        kind, _, content = source.removeprefix("data:").partition(";base64,")
+        start = b"\x89PNG" if kind == "image/png" else b"<?xml"
+        assert base64.b64decode(content).startswith(start)
+    style = next(words for words in page.words if ":root" in words)
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_names_from_data_are_shown_as_text(page: Page, report: Path) -> None:
+    assert MALICIOUS in page.text
+    assert MALICIOUS not in report.read_text(encoding="utf-8")
+    assert "http://evil.example" in page.text
+
+
+def test_csv_behind_a_figure_holds_the_data(page: Page, analysis_folder: Path) -> None:
+    predictions = AnalysisFolder.open(analysis_folder).predictions()
+    scatter = _csv(page, "agreement-1.csv")
+    np.testing.assert_allclose(scatter["predicted_months"], predictions["predicted_months"])
+    assert list(scatter["case_id"]) == list(predictions["case_id"])
+    regions = _csv(page, "regions-3.csv")
+    assert set(regions["region"]) == {"background", "carpals", "radius $x"}
+    assert len(page.downloads) >= 10
+
+
+def test_numbers_of_the_summary_are_those_of_the_metrics(page: Page, analysis_folder: Path) -> None:
+    predictions = AnalysisFolder.open(analysis_folder).predictions()
+    errors = predictions["predicted_months"] - predictions["reference_months"]
+    assert f"{errors.abs().mean():.1f} months from the reference" in page.text
+    assert f"{100 * (errors.abs() <= 12).mean():.0f}% within 12 months" in page.text
+    before = page.text
+    metrics = read_json(analysis_folder / "metrics.json")
+    metrics["overall"]["mae_months"] = {"value": 77.7, "low": 70.0, "high": 80.0}
+    write_json(analysis_folder / "metrics.json", metrics)
+    after = Page(write_report(analysis_folder).read_text(encoding="utf-8")).text
+    assert "77.7 months from the reference on average (95% interval 70.0 to 80.0" in after
+    assert "not closer than the best baseline" in after
+    assert "closer than every baseline" in before
+
+
+def test_same_folder_gives_the_same_bytes(
+    report: Path, analysis_template: Path, tmp_path: Path
+) -> None:
+    settings = dict(mpl.rcParams)
+    again = write_report(analysis_template, tmp_path / "again.html")
+    assert again.read_bytes() == report.read_bytes()
+    assert dict(mpl.rcParams) == settings
+    assert not (analysis_template / "report.html").exists()
+
+
+ATTRIBUTED = ("attributions.zarr", "attributions.parquet", "regions.parquet")
+
+
+@pytest.mark.parametrize(
+    ("removed", "left_out"),
+    [
+        (ATTRIBUTED, {"attributions", "activations", "regions"}),
+        (("regions.parquet",), {"regions"}),
+        (("history.csv",), {"training"}),
+        (("metrics.json", "predictions.parquet", "history.csv"),
+         {"data", "performance", "agreement", "subgroups", "training"}),
+        (("metrics.json", "predictions.parquet", "history.csv", *ATTRIBUTED), set(ADDED_BY)),
+    ],
+)  # fmt: skip
+def test_sections_without_inputs_are_left_out_and_the_step_is_named(
+    analysis_folder: Path, removed: tuple[str, ...], left_out: set[str]
+) -> None:
+    for name in removed:
+        path = analysis_folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = Page(write_report(analysis_folder).read_text(encoding="utf-8"))
+    assert [name for name in SECTIONS if name not in page.ids] == [
+        name for name in SECTIONS if name in left_out
+    ]
+    missing = page.text.partition("Not in this report")[2]
+    for name in left_out:
+        assert ADDED_BY[name][0] in missing
+    assert f"--out {analysis_folder}" in missing
+
+
+def test_every_section_that_can_be_missing_says_how_to_add_it() -> None:
+    assert set(ADDED_BY) == set(SECTIONS) - {"summary", "provenance"}
+
+
+@pytest.mark.parametrize("manifest", [None, {"format": "something else", "version": 1}])
+def test_foreign_folder_is_refused_in_one_sentence(
+    tmp_path: Path, manifest: dict[str, object] | None
+) -> None:
+    if manifest is not None:
+        (tmp_path / "analysis.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(ReportError, match="expected") as caught:
+        write_report(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_damaged_analysis_leaves_the_earlier_report(analysis_folder: Path) -> None:
+    (analysis_folder / "report.html").write_text("earlier", encoding="utf-8")
+    (analysis_folder / "metrics.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"metrics\.json"):
+        write_report(analysis_folder)
+    assert (analysis_folder / "report.html").read_text(encoding="utf-8") == "earlier"
+
+
+def test_a_folder_cannot_be_the_report(analysis_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="found a folder"):
+        write_report(analysis_folder, tmp_path)
+
+
+def test_commands_can_be_pasted_into_a_shell(analysis_folder: Path) -> None:
+    made = commands(AnalysisFolder.open(analysis_folder))
+    assert list(made) == ["evaluate", "attribute", "report"]
+    words = shlex.split(made["attribute"])
+    assert words[:3] == ["boneage-xai", "attribute", "runs/toy"]
+    assert words[words.index("--data") + 1] == "some folder/phantoms"
+    assert words[words.index("--steps") + 1] == "8"
+    assert [words[i + 1] for i, word in enumerate(words) if word == "--method"] == [
+        "integrated_gradients",
+        "gradient",
+    ]
+
+
+def test_examples_are_spread_and_hold_the_largest_error() -> None:
+    n = 40
+    cases = pd.DataFrame(
+        {
+            "row": range(n),
+            "case_id": [str(i) for i in range(n)],
+            "sex": ["F", "M"] * (n // 2),
+            "reference_months": np.linspace(10, 210, n),
+            "predicted_months": np.linspace(10, 210, n),
+            "error_months": np.where(np.arange(n) == 39, -50.0, 1.0),
+        }
+    )
+    chosen = examples(cases, typical=6, worst=1)
+    assert len(chosen) == chosen["case_id"].nunique() == 7
+    spread = chosen.head(6)
+    assert list(spread["sex"].value_counts()) == [3, 3]
+    assert spread["reference_months"].is_monotonic_increasing
+    assert spread["reference_months"].min() < 60 < 150 < spread["reference_months"].max()
+    assert chosen["case_id"].iloc[-1] == "39"
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_examples_of_few_cases_are_all_of_them_once(analysis_folder: Path, n: int) -> None:
+    cases = attributed_cases(AnalysisFolder.open(analysis_folder))
+    assert cases is not None
+    chosen = examples(cases.head(n))
+    assert sorted(chosen["row"]) == list(range(n))
+
+
+@pytest.mark.parametrize(
+    ("value", "signed", "text"),
+    [(4.25, False, "4.2"), (-3.0, False, "−3.0"), (2.0, True, "+2.0"), (-0.01, True, "0.0"),
+     (None, True, "–")],
+)  # fmt: skip
+def test_months_as_text(value: float | None, signed: bool, text: str) -> None:
+    assert months(value, signed=signed) == text
+
+
+def test_estimates_as_text() -> None:
+    share = {"value": 0.5, "low": 0.25, "high": 0.75}
+    assert estimate_text("within_12_months", share) == ("50%", "25% to 75%")
+    assert estimate_text("bias_months", {"value": 1.0, "low": -1.0, "high": 2.0}) == (
+        "+1.0",
+        "−1.0 to +2.0",
+    )
+    assert estimate_text("mae_months", {"value": 1.0, "low": None, "high": None}) == ("1.0", "")
+
+
+@pytest.mark.parametrize(
+    ("slope", "words"),
+    [
+        ((-0.1, -0.2, -0.05), "towards the middle"),
+        ((0.1, 0.05, 0.2), "overstates the spread"),
+        ((0.01, -0.1, 0.1), "no trend over age"),
+    ],
+)
+def test_trend_is_told_by_the_interval_of_the_slope(
+    analysis_folder: Path, slope: tuple[float, float, float], words: str
+) -> None:
+    metrics = AnalysisFolder.open(analysis_folder).metrics()
+    metrics["agreement"]["slope"] = dict(zip(("value", "low", "high"), slope, strict=True))
+    assert re.search(words, " ".join(performance_sentences(metrics, "toy")))
