@@ -1,25 +1,32 @@
-"""The command line: ``boneage-xai``."""
+"""The command line: ``boneage-xai``.
+
+Past 400 lines because every command is here, each mostly the words of its options.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from apps.console import bars, err, quiet_lightning, say, say_json, say_table, with_interval
-from boneage_xai import __version__
-from boneage_xai.data.cohort import (
-    CohortReading,
-    inspect_images,
-    read_source,
-    require_clean,
-    select_cohort,
+from apps.console import (
+    bars,
+    err,
+    note,
+    quiet_lightning,
+    say,
+    say_json,
+    say_table,
+    with_interval,
 )
-from boneage_xai.errors import BoneAgeError, ConfigError
-from boneage_xai.types import Cohort, Radiograph, Sex
+from apps.sources import one_cohort, parse_columns, say_cohorts
+from boneage_xai import __version__
+from boneage_xai.data.cohort import inspect_images, read_source
+from boneage_xai.errors import BoneAgeError
+from boneage_xai.types import Radiograph, Sex
 
 app = typer.Typer(
     name="boneage-xai",
@@ -41,7 +48,8 @@ ColumnOption = Annotated[
     typer.Option(
         "--column",
         metavar="ROLE=HEADER",
-        help="Header of a role (id, sex, age, chronological_age, image) in a table of your own.",
+        help="Header of a role (id, sex, male, age, chronological_age, image, dir) "
+        "in a table of your own.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -69,28 +77,10 @@ SplitOption = Annotated[
 ]
 
 
-def _columns(pairs: list[str] | None) -> dict[str, str] | None:
-    if not pairs:
-        return None
-    columns: dict[str, str] = {}
-    for pair in pairs:
-        role, separator, header = pair.partition("=")
-        if not separator or not role or not header:
-            raise ConfigError(f"--column {pair}: expected ROLE=HEADER")
-        columns[role.strip()] = header.strip()
-    return columns
+def _device() -> str:
+    import torch
 
-
-def _one_cohort(
-    source: Path, columns: list[str] | None, skip_problems: bool, wanted: str | None = None
-) -> tuple[Cohort, int]:
-    """Return the cohort to work on and the number of error rows left out."""
-    reading = read_source(source, _columns(columns))
-    errors = sum(problem.severity == "error" for problem in reading.problems)
-    if not skip_problems:
-        require_clean(reading)
-    names = [cohort.name for cohort in reading.cohorts]
-    return select_cohort(reading, wanted if wanted in names else None), errors
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @app.command()
@@ -109,7 +99,7 @@ def cohort(
 
     Example: boneage-xai cohort ~/rsna
     """
-    reading = read_source(source, _columns(column))
+    reading = read_source(source, parse_columns(column))
     problems = list(reading.problems)
     described: list[dict[str, Any]] = []
     for one, table in zip(reading.cohorts, reading.tables, strict=True):
@@ -138,7 +128,7 @@ def cohort(
             {"source": str(source), "layout": reading.layout, "sets": described, "problems": listed}
         )
     else:
-        _say_cohorts(reading, described)
+        say_cohorts(reading, described)
         for problem in problems[:limit]:
             say(f"{problem.severity}: {problem.message}")
         if len(problems) > limit:
@@ -147,31 +137,6 @@ def cohort(
         say(f"{errors} errors, {notes} notes")
     if errors:
         raise typer.Exit(2)
-
-
-def _say_cohorts(reading: CohortReading, described: list[dict[str, Any]]) -> None:
-    columns = [_described(summary) for summary in described]
-    say_table(
-        f"{reading.source} ({reading.layout})",
-        ["set", *[str(summary["name"]) for summary in described]],
-        [[name, *[column[name] for column in columns]] for name in columns[0]] if columns else [],
-    )
-
-
-def _described(summary: dict[str, Any]) -> dict[str, str]:
-    ages = summary.get("bone_age_months")
-    sides = [summary.get("width_px"), summary.get("height_px")]
-    return {
-        "cases": f"{summary['n']:,}",
-        "boys, girls": f"{summary['male']:,}, {summary['female']:,}",
-        "with bone age": f"{summary['labelled']:,}",
-        "bone age, mean ± sd": f"{ages['mean']:.1f} ± {ages['sd']:.1f} months" if ages else "–",
-        "bone age, range": f"{ages['min']:g} to {ages['max']:g} months" if ages else "–",
-        "with chronological age": f"{summary['with_chronological_age']:,}",
-        "with region maps": f"{summary['with_regions']:,}",
-        "width × height": " × ".join(f"{side[0]}–{side[1]} px" for side in sides if side) or "–",
-        "with pixel spacing": f"{summary.get('with_pixel_spacing', 0):,}",
-    }
 
 
 @app.command()
@@ -203,6 +168,7 @@ def recipes() -> None:
         "Recipes",
         ["name", "what it trains"],
         [[n, load_recipe(n).description] for n in recipe_names()],
+        right="left",
     )
 
 
@@ -213,7 +179,9 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Run folder to write.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.epochs=3."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a key, e.g. training.learning_rate=5e-4."
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted training in RUN.")
@@ -231,29 +199,32 @@ def train(
 
     quiet_lightning()
     checked = load_recipe(recipe, settings or [])
-    chosen, left_out = _one_cohort(data, column, skip_problems, wanted="training")
+    chosen, left_out = one_cohort(data, column, skip_problems, "training")
     with bars("Decoding", "Training") as (decoding, training):
 
         def on_epoch(row: dict[str, float]) -> None:
-            err.print(
+            note(
                 f"epoch {row['epoch'] + 1:.0f}/{checked.training.epochs} "
                 f"at {row['size_px']:.0f} px: train {row['train_mae_months']:.1f}, "
-                f"validation {row['val_mae_months']:.1f} months ({row['seconds']:.0f} s)",
-                highlight=False,
+                f"validation {row['val_mae_months']:.1f} months ({row['seconds']:.0f} s)"
             )
 
-        run = train_run(
-            checked,
-            chosen,
-            out,
-            source=str(data),
-            skipped_problem_rows=left_out if skip_problems else 0,
-            resume=resume,
-            cache_folder=cache,
-            on_decode=decoding,
-            on_epoch=on_epoch,
-            on_step=training,
-        )
+        try:
+            run = train_run(
+                checked,
+                chosen,
+                out,
+                source=str(data),
+                skipped_problem_rows=left_out,
+                resume=resume,
+                cache_folder=cache,
+                on_decode=decoding,
+                on_epoch=on_epoch,
+                on_step=training,
+            )
+        except KeyboardInterrupt:
+            note("interrupted; the same command with --resume goes on from the last epoch")
+            raise typer.Exit(130) from None
     manifest = run.manifest
     say(
         f"{out}: validation MAE {manifest.val_mae_months:.2f} months over "
@@ -268,7 +239,7 @@ def evaluate(
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Analysis folder.")],
     split: SplitOption = "held-out",
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     column: ColumnOption = None,
     skip_problems: SkipOption = False,
     cache: CacheOption = None,
@@ -281,11 +252,17 @@ def evaluate(
     from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
     from boneage_xai.models.checkpoint import load_run
 
-    trained = load_run(run)
-    chosen, _ = _one_cohort(data, column, skip_problems)
+    trained = load_run(run, _device())
+    chosen, left_out = one_cohort(data, column, skip_problems, trained.manifest.data.cohort)
     with bars("Decoding", "Predicting", quiet=as_json) as (decoding, predicting):
         prepared = prepare_run(
-            trained, chosen, source=str(data), split=split, cache_folder=cache, progress=decoding
+            trained,
+            chosen,
+            source=str(data),
+            split=split,
+            skipped_problem_rows=left_out,
+            cache_folder=cache,
+            progress=decoding,
         )
         folder = evaluate_run(prepared, out, seed=seed, progress=predicting)
     metrics = folder.metrics()
@@ -332,12 +309,12 @@ def predict(
     from boneage_xai.predict import predict_pixels
 
     radiograph: Radiograph = read_radiograph(image)
-    trained = load_run(run)
+    trained = load_run(run, _device())
     pixels = preprocess(radiograph, trained.preprocessing).pixels[np.newaxis]
     is_male = np.array([Sex(sex).is_male])
     months = float(predict_pixels(trained.network, pixels, is_male)[0])
     if radiograph.sex is not None and radiograph.sex is not Sex(sex):
-        err.print(f"note: {image} states sex {radiograph.sex.value}, predicted with {sex}")
+        note(f"note: {image} states sex {radiograph.sex.value}, predicted with {sex}")
     if as_json:
         say_json(
             {
@@ -390,11 +367,17 @@ def attribute(
     from boneage_xai.attribution.interface import AttributionSettings
     from boneage_xai.models.checkpoint import load_run
 
-    trained = load_run(run)
-    chosen, _ = _one_cohort(data, column, skip_problems)
+    trained = load_run(run, _device())
+    chosen, left_out = one_cohort(data, column, skip_problems, trained.manifest.data.cohort)
     with bars("Decoding", "Attributing") as (decoding, attributing):
         prepared = prepare_run(
-            trained, chosen, source=str(data), split=split, cache_folder=cache, progress=decoding
+            trained,
+            chosen,
+            source=str(data),
+            split=split,
+            skipped_problem_rows=left_out,
+            cache_folder=cache,
+            progress=decoding,
         )
         folder = attribute_run(
             prepared,
@@ -477,7 +460,10 @@ def doctor(as_json: JsonOption = False) -> None:
         say_json([finding.__dict__ for finding in found])
         return
     say_table(
-        "This machine", ["", "found", "what follows"], [[f.what, f.found, f.follows] for f in found]
+        "This machine",
+        ["", "found", "what follows"],
+        [[f.what, f.found, f.follows] for f in found],
+        right="left",
     )
 
 
@@ -501,8 +487,17 @@ def main() -> None:
     try:
         app()
     except BoneAgeError as error:
-        err.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-        sys.exit(2)
+        _refuse(str(error))
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        # A path that cannot be read or written; what was written before is whole.
+        _refuse(f"{error.filename or 'file system'}: {error.strerror or error}")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    err.print(f"error: {sentence}", style="red", highlight=False, soft_wrap=True, markup=False)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

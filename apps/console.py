@@ -7,9 +7,10 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -33,7 +34,12 @@ def quiet_lightning() -> None:
 
 def say(text: str) -> None:
     """Print one line for people."""
-    out.print(text, highlight=False, soft_wrap=True)
+    out.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def note(text: str) -> None:
+    """Print one line for people on stderr, beside progress bars."""
+    err.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def say_json(content: Any) -> None:
@@ -41,13 +47,18 @@ def say_json(content: Any) -> None:
     print(json.dumps(content, indent=2, ensure_ascii=False, default=str))
 
 
-def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table: the first column left, the others right aligned."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+def say_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    right: Literal["left", "right"] = "right",
+) -> None:
+    """Print a table: the first column left aligned, the others as ``right`` says."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(escape(column), justify="left" if index == 0 else right)
     for row in rows:
-        table.add_row(*[str(cell) for cell in row])
+        table.add_row(*[escape(str(cell)) for cell in row])
     out.print(table)
 
 
@@ -62,16 +73,12 @@ class Bar:
         """Move the bar."""
         self._progress.update(self._task, completed=done, total=total)
 
-    def describe(self, description: str) -> None:
-        """Change the text before the bar."""
-        self._progress.update(self._task, description=description)
-
 
 @contextmanager
 def bars(*descriptions: str, quiet: bool = False) -> Iterator[tuple[Bar, ...]]:
     """Show progress bars while the block runs."""
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

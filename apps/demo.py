@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from apps.console import bars, err, quiet_lightning, say, with_interval
+from apps.console import bars, note, quiet_lightning, say, with_interval
 from boneage_xai.analysis.run_analysis import attribute_run, evaluate_run, prepare_run
 from boneage_xai.data.cohort import read_source, require_clean, select_cohort
 from boneage_xai.errors import ConfigError
@@ -31,7 +31,7 @@ def run_demo(out: Path, n: int) -> None:
         ConfigError: ``out`` is in use for something else.
     """
     phantoms, run_folder, analysis = out / "phantoms", out / "run", out / "analysis"
-    if out.exists() and not phantoms.is_dir() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or (not phantoms.is_dir() and any(out.iterdir()))):
         raise ConfigError(f"{out}: expected a new folder or an earlier demo, found something else")
     quiet_lightning()
     started = time.perf_counter()
@@ -48,6 +48,11 @@ def run_demo(out: Path, n: int) -> None:
         reading = read_source(phantoms)
         require_clean(reading)
         cohort = select_cohort(reading)
+        if len(cohort) != n:
+            raise ConfigError(
+                f"{out}: expected the {n} phantoms asked for, found {len(cohort)} of an earlier "
+                "demo; choose another --out"
+            )
         steps = 0
 
         def on_step(done: int, total: int) -> None:
@@ -56,10 +61,9 @@ def run_demo(out: Path, n: int) -> None:
         def on_epoch(row: dict[str, float]) -> None:
             nonlocal steps
             steps = int(row["epoch"]) + 1
-            err.print(
+            note(
                 f"epoch {steps}/{recipe.training.epochs}: train {row['train_mae_months']:.1f}, "
-                f"validation {row['val_mae_months']:.1f} months",
-                highlight=False,
+                f"validation {row['val_mae_months']:.1f} months"
             )
 
         run = train(

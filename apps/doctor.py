@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import platform
 import shutil
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 import torch
 
 from boneage_xai.data.cache import default_cache_folder
+from boneage_xai.data.decoding import usable_cores
 from boneage_xai.models.checkpoint import library_versions
 from trainers.engine import computes_bfloat16_fast
 
@@ -27,7 +26,6 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Look at processor, accelerator, precision, memory, cache, optional parts and weights."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else "none"
     fast = computes_bfloat16_fast()
@@ -38,9 +36,13 @@ def findings() -> list[Finding]:
     n_weights = len(list(weights.glob("*.pth"))) if weights.is_dir() else 0
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     return [
-        Finding("system", f"{platform.system()} {platform.machine()}", "supported"),
+        Finding(
+            "system",
+            f"{platform.system()} {platform.machine()}",
+            "tested on Linux" if platform.system() == "Linux" else "not tested on this system",
+        ),
         Finding("versions", versions, "recorded in every run"),
-        Finding("processor cores", str(cores), "decoding and training use all of them"),
+        Finding("processor cores", str(usable_cores()), "decoding and training use all of them"),
         Finding(
             "GPU", device, "training uses it" if cuda else "training runs on the CPU: use cpu-small"
         ),
@@ -57,11 +59,6 @@ def findings() -> list[Finding]:
         Finding(
             "ImageNet weights",
             f"{n_weights} files in {weights}",
-            "the wouters recipes find them there, or download them when there is a network",
-        ),
-        Finding(
-            "PDF reports",
-            "yes" if importlib.util.find_spec("weasyprint") else "no",
-            "HTML reports print well from any browser",
+            "the wouters recipes look there first, then download: offline, put the files there",
         ),
     ]

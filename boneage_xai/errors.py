@@ -4,6 +4,14 @@ Every message is one sentence that names the file or case, what was expected
 and what was found. The command line prints it and exits with 2.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class BoneAgeError(Exception):
     """Base of all errors raised on purpose by the toolkit."""
@@ -27,3 +35,15 @@ class AttributionError(BoneAgeError):
 
 class ReportError(BoneAgeError):
     """An analysis folder from which no report or page can be made."""
+
+
+def first_problem(error: ValidationError) -> str:
+    """Say in one clause what pydantic found wrong first, with its key."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}"
+    message = problem["msg"].removeprefix("Value error, ")
+    found = problem["input"]
+    shown = "" if isinstance(found, Mapping) else f", found {found!r}"
+    return f"{key}: {message}{shown}" if key else message

@@ -41,28 +41,33 @@ def predict_pixels(
     is_male: npt.NDArray[np.bool_],
     batch_size: int = 64,
     progress: Progress | None = None,
+    rows: npt.NDArray[np.intp] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Predict bone age from prepared pixels, in float32.
 
     Args:
         network: ``forward(image (N, 1, H, W), is_male (N,)) -> (N,)`` in months.
-        pixels: (n, S, S) uint8, as the cache holds them.
+        pixels: (m, S, S) uint8, as the cache holds them, memory-mapped or not.
         is_male: (n,) bool.
         batch_size: images a step; it does not change the result beyond rounding.
         progress: called with (done, total).
+        rows: (n,) row of ``pixels`` for each case; None where they correspond one to one.
 
     Returns:
         (n,) predicted months.
     """
     device = next(network.parameters()).device
-    months = np.empty(len(pixels), dtype=np.float64)
+    n = len(is_male)
+    chosen = np.arange(n) if rows is None else rows
+    months = np.empty(n, dtype=np.float64)
     with evaluation_mode(network), torch.inference_mode():
-        for start in range(0, len(pixels), batch_size):
+        for start in range(0, n, batch_size):
             part = slice(start, start + batch_size)
             sex = torch.from_numpy(is_male[part]).to(device, torch.float32)
-            months[part] = network(as_images(pixels[part], device), sex).double().cpu().numpy()
+            images = as_images(pixels[chosen[part]], device)
+            months[part] = network(images, sex).double().cpu().numpy()
             if progress is not None:
-                progress(min(start + batch_size, len(pixels)), len(pixels))
+                progress(min(start + batch_size, n), n)
     return months
 
 
@@ -86,7 +91,7 @@ def predict_cohort(
         One prediction per case, in the cohort's order.
     """
     rows = cache.rows([case.case_id for case in cohort])
-    months = predict_pixels(run.network, cache.pixels[rows], cohort.is_male(), batch_size, progress)
+    months = predict_pixels(run.network, cache.pixels, cohort.is_male(), batch_size, progress, rows)
     return [
         Prediction(case.case_id, float(value), case.bone_age_months, case.sex, run.model_id)
         for case, value in zip(cohort, months, strict=True)

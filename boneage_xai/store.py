@@ -131,7 +131,8 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        return pd.read_csv(path, dtype={"case_id": "string"})
+        # A converter, because a case may be called NA.
+        return pd.read_csv(path, converters={"case_id": str})
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
@@ -170,12 +171,17 @@ class AnalysisFolder:
                 "found no analysis.json in it"
             )
         manifest = read_json(file)
+        if not isinstance(manifest, dict):
+            raise ReportError(f"{file}: expected an object, found {type(manifest).__name__}")
         found = (manifest.get("format"), manifest.get("version"))
         if found != (ANALYSIS_FORMAT, ANALYSIS_VERSION):
             raise ReportError(
                 f"{file}: expected {ANALYSIS_FORMAT} version {ANALYSIS_VERSION}, "
                 f"found {found[0]} version {found[1]}"
             )
+        for part in ("run", "data", "steps"):
+            if not isinstance(manifest.get(part), dict):
+                raise ReportError(f"{file}: expected an object called {part}, found none")
         return cls(path, manifest)
 
     @classmethod
@@ -252,7 +258,11 @@ def check_same_analysis(path: Path, *, run: Mapping[str, Any], data: Mapping[str
     ):
         return
     manifest = AnalysisFolder.open(path).manifest
-    for part, ours, key in (("run", run, "model_id"), ("data", data, "fingerprint")):
+    for part, ours, key in (
+        ("run", run, "model_id"),
+        ("data", data, "fingerprint"),
+        ("data", data, "split"),
+    ):
         theirs = manifest[part].get(key)
         if theirs != ours.get(key):
             raise ReportError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 
-from boneage_xai.analysis.baselines import fit_baselines
+from boneage_xai.analysis.baselines import Baselines, fit_baselines
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
 from boneage_xai.data.splits import Split, split_cohort
-from boneage_xai.errors import ConfigError
+from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.figures.style import figure_bytes
 from boneage_xai.figures.training import learning_curve
 from boneage_xai.models.checkpoint import (
     MANIFEST_FILE,
+    SPLITS_FILE,
     WEIGHTS_FILE,
     RunManifest,
     TrainedRun,
@@ -30,7 +32,7 @@ from boneage_xai.models.checkpoint import (
     write_manifest,
 )
 from boneage_xai.models.regressor import BoneAgeRegressor
-from boneage_xai.predict import predict_pixels
+from boneage_xai.predict import evaluation_mode, predict_pixels
 from boneage_xai.store import read_json, read_table, write_bytes, write_json, write_table
 from boneage_xai.types import Cohort
 from trainers.averaging import warmed_up_average
@@ -81,9 +83,16 @@ def train(
 
     Raises:
         ConfigError: the folder is in use, or ``resume`` with another recipe or data.
-        DataError: fewer than two labelled cases, or radiographs that cannot be read.
+        DataError: fewer than two labelled cases, radiographs that cannot be read, or a
+            training that diverged.
     """
+    unlabelled = len(cohort)
     cohort = cohort.labelled()
+    if not len(cohort):
+        raise DataError(
+            f"cohort {cohort.name}: expected cases with a bone age to train on, "
+            f"found {unlabelled} without"
+        )
     split = split_cohort(cohort, recipe.training.validation_fraction, recipe.training.seed)
     _check_folder(out, resume)
     with torch.random.fork_rng():
@@ -98,17 +107,31 @@ def train(
             age_sd_months=max(float(training_ages.std()), 1.0),
         )
         network.fine_tune(recipe.initialisation.fine_tuned_blocks)
+        _check_input_sizes(network, recipe)
         cache = open_cache(
             cohort, recipe.preprocessing, cache_folder or default_cache_folder(), progress=on_decode
         )
         _claim_folder(out, recipe, cache.fingerprint)
         if (out / MANIFEST_FILE).is_file():
             return load_run(out)
-        write_table(out / "splits.csv", _split_table(split))
+        write_table(out / SPLITS_FILE, _split_table(split, cache))
+        fitted = cohort.select(split.train)
+        baselines = fit_baselines(
+            training_ages, fitted.is_male(), cache.intensity[cache.rows(split.train)]
+        )
         best_epoch = _fit(network, recipe, cohort, split, cache, out, on_epoch, on_step)
-    return _finish(
-        network, recipe, cohort, split, cache, out, best_epoch, source, skipped_problem_rows
+    data = TrainingData(
+        cohort=cohort.name,
+        source=source,
+        fingerprint=cache.fingerprint,
+        n_train=len(split.train),
+        n_validation=len(split.validation),
+        skipped_problem_rows=skipped_problem_rows,
     )
+    _finish(
+        network, recipe, cohort.select(split.validation), cache, out, best_epoch, data, baselines
+    )
+    return load_run(out)
 
 
 def _check_folder(out: Path, resume: bool) -> None:
@@ -119,10 +142,24 @@ def _check_folder(out: Path, resume: bool) -> None:
         )
 
 
+def _check_input_sizes(network: BoneAgeRegressor, recipe: Recipe) -> None:
+    sizes_px = {recipe.preprocessing.size_px, *(s.size_px for s in recipe.training.stages)}
+    with evaluation_mode(network), torch.inference_mode():
+        for size_px in sorted(sizes_px):
+            try:
+                network(torch.zeros(1, 1, size_px, size_px), torch.zeros(1))
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"recipe {recipe.name}: expected an input that {recipe.architecture.backbone} "
+                    f"can take, found {size_px} pixels"
+                ) from error
+
+
 def _claim_folder(out: Path, recipe: Recipe, fingerprint: str) -> None:
     claim = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": fingerprint}
     file = out / "engine" / "claim.json"
-    if file.is_file():
+    # Before its first checkpoint a training can begin anew in any way.
+    if file.is_file() and (file.parent / "last.ckpt").is_file():
         earlier = read_json(file)
         for key, what in (("recipe", "recipe"), ("data_fingerprint", "data")):
             if earlier.get(key) != claim[key]:
@@ -157,7 +194,9 @@ def _fit(
     best = BestAtFullSize(
         recipe, dirpath=engine, filename="best", monitor="val_mae_months", mode="min"
     )
-    callbacks: list[lightning.Callback] = [HistoryWriter(out / "history.csv", on_epoch, on_step)]
+    callbacks: list[lightning.Callback] = [
+        HistoryWriter(out / "history.csv", recipe, on_epoch, on_step)
+    ]
     if settings.ema_decay is not None:
         callbacks.append(WeightAveraging(multi_avg_fn=warmed_up_average(settings.ema_decay)))
     if settings.early_stopping_patience is not None:
@@ -181,15 +220,21 @@ def _fit(
     )
     module.to(memory_format=torch.channels_last)
     last = engine / "last.ckpt"
-    trainer.fit(
-        module,
-        training,
-        validation,
-        ckpt_path=last if last.is_file() else None,
-        weights_only=True,
-    )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(
+            module,
+            training,
+            validation,
+            ckpt_path=last if last.is_file() else None,
+            weights_only=True,
+        )
+    except SystemExit as end:
+        # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt from end
     checkpoint = torch.load(engine / "best.ckpt", map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
     return int(checkpoint["epoch"])
@@ -222,11 +267,14 @@ def _cases(cohort: Cohort, cache: PixelCache) -> CachedRadiographs:
     return CachedRadiographs(cache.pixels, rows, cohort.is_male(), cohort.bone_ages_months())
 
 
-def _split_table(split: Split) -> pd.DataFrame:
+def _split_table(split: Split, cache: PixelCache) -> pd.DataFrame:
+    case_ids = [*split.train, *split.validation]
+    digests = cache.digests()
     return pd.DataFrame(
         {
-            "case_id": [*split.train, *split.validation],
+            "case_id": case_ids,
             "split": ["train"] * len(split.train) + ["validation"] * len(split.validation),
+            "pixels_digest": [digests[row] for row in cache.rows(case_ids)],
         }
     )
 
@@ -248,24 +296,23 @@ def computes_bfloat16_fast() -> bool:
 def _finish(
     network: BoneAgeRegressor,
     recipe: Recipe,
-    cohort: Cohort,
-    split: Split,
+    held_out: Cohort,
     cache: PixelCache,
     out: Path,
     best_epoch: int,
-    source: str,
-    skipped_problem_rows: int,
-) -> TrainedRun:
-    held_out = cohort.select(split.validation)
-    rows = cache.rows(split.validation)
-    predicted = predict_pixels(network, cache.pixels[rows], held_out.is_male())
-    fitted = cohort.select(split.train)
-    baselines = fit_baselines(
-        fitted.bone_ages_months(), fitted.is_male(), cache.intensity[cache.rows(split.train)]
-    )
+    data: TrainingData,
+    baselines: Baselines,
+) -> None:
+    rows = cache.rows([case.case_id for case in held_out])
+    predicted = predict_pixels(network, cache.pixels, held_out.is_male(), rows=rows)
+    val_mae_months = float(np.abs(predicted - held_out.bone_ages_months()).mean())
+    if not np.isfinite(val_mae_months):
+        raise DataError(
+            f"{out}: expected finite predictions after training, found NaN: the training "
+            "diverged; try a lower training.learning_rate"
+        )
     history = read_table(out / "history.csv")
     write_bytes(out / "learning_curve.png", figure_bytes(learning_curve(history)))
-    sha256 = save_weights(network, out / WEIGHTS_FILE)
     write_manifest(
         RunManifest(
             recipe_name=recipe.name,
@@ -275,20 +322,12 @@ def _finish(
             age_mean_months=float(network.age_mean_months),
             age_sd_months=float(network.age_sd_months),
             seed=recipe.training.seed,
-            data=TrainingData(
-                cohort=cohort.name,
-                source=source,
-                fingerprint=cache.fingerprint,
-                n_train=len(split.train),
-                n_validation=len(split.validation),
-                skipped_problem_rows=skipped_problem_rows,
-            ),
+            data=data,
             baselines=baselines.to_dict(),
             epochs=len(history),
             best_epoch=best_epoch,
-            val_mae_months=float(np.abs(predicted - held_out.bone_ages_months()).mean()),
-            weights_sha256=sha256,
+            val_mae_months=val_mae_months,
+            weights_sha256=save_weights(network, out / WEIGHTS_FILE),
         ),
         out,
     )
-    return load_run(out)

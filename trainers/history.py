@@ -10,7 +10,7 @@ import lightning
 import pandas as pd
 
 from boneage_xai.store import read_table, write_table
-from trainers.module import BoneAgeTraining
+from trainers.recipe import Recipe
 
 EpochReport = Callable[[dict[str, float]], None]
 StepReport = Callable[[int, int], None]
@@ -23,14 +23,20 @@ class HistoryWriter(lightning.Callback):
 
     Args:
         path: the table.
+        recipe: tells the input size of each epoch.
         on_epoch: called with each new row.
         on_step: called with (done, total) optimiser steps of the epoch.
     """
 
     def __init__(
-        self, path: Path, on_epoch: EpochReport | None = None, on_step: StepReport | None = None
+        self,
+        path: Path,
+        recipe: Recipe,
+        on_epoch: EpochReport | None = None,
+        on_step: StepReport | None = None,
     ) -> None:
         self.path = path
+        self.recipe = recipe
         self.on_epoch = on_epoch
         self.on_step = on_step
         self._started = 0.0
@@ -57,8 +63,6 @@ class HistoryWriter(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Write the epoch's row."""
-        assert isinstance(pl_module, BoneAgeTraining)
-        recipe = pl_module.recipe
         measured = trainer.callback_metrics
         row: dict[str, float] = {
             "epoch": trainer.current_epoch,
@@ -68,8 +72,8 @@ class HistoryWriter(lightning.Callback):
             },
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "seconds": time.perf_counter() - self._started,
-            "size_px": recipe.training.size_px_of_epoch(
-                trainer.current_epoch, recipe.preprocessing.size_px
+            "size_px": self.recipe.training.size_px_of_epoch(
+                trainer.current_epoch, self.recipe.preprocessing.size_px
             ),
         }
         frame = pd.DataFrame([row])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from boneage_xai.data.preprocess import PreprocessSettings
-from boneage_xai.errors import ConfigError
+from boneage_xai.errors import ConfigError, first_problem
 from boneage_xai.models.regressor import ArchitectureSettings
 
 
@@ -23,7 +23,8 @@ class InitialisationSettings(_Settings):
     """Where the weights start and which of them learn.
 
     Args:
-        weights: ``none``, ``imagenet``, or the path of a file in torchvision's format.
+        weights: ``none``, ``imagenet``, or the path of a file in torchvision's format, from the
+            folder the command runs in.
         fine_tuned_blocks: how many of the backbone's last blocks are trained, or ``all``.
     """
 
@@ -38,8 +39,8 @@ class AugmentationSettings(_Settings):
         rotation_degrees: up to this angle either way.
         shift_fraction: up to this fraction of the side, in x and y.
         zoom: (low, high) magnification of the hand; below 1 shows it smaller.
-        horizontal_flip: mirror every second image.
-        vertical_flip: turn every second image upside down.
+        horizontal_flip: mirror each image with probability one half.
+        vertical_flip: turn each image upside down with probability one half.
         gamma: exponent up to exp(±gamma).
         contrast: factor up to 1 ± contrast.
         brightness: offset up to ± brightness, on the [0, 1] scale.
@@ -97,7 +98,7 @@ class TrainingSettings(_Settings):
     batch_size: int = Field(default=32, ge=1)
     loss: Literal["l1", "mse", "huber"] = "l1"
     optimiser: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, lt=100)
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "plateau", "one_cycle"] = "constant"
     plateau_factor: float = Field(default=0.8, gt=0, lt=1)
@@ -113,6 +114,11 @@ class TrainingSettings(_Settings):
 
     @model_validator(mode="after")
     def _stages_cover_all_epochs(self) -> TrainingSettings:
+        if self.stages and self.early_stopping_patience is not None:
+            raise ValueError(
+                "early_stopping_patience: not with stages, whose validation errors are "
+                "measured at different input sizes"
+            )
         if self.stages and (staged := sum(stage.epochs for stage in self.stages)) != self.epochs:
             raise ValueError(f"stages: expected {self.epochs} epochs together, found {staged}")
         return self
@@ -201,18 +207,6 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"recipe {name_or_path}: {first_problem(error)}") from error
-
-
-def first_problem(error: ValidationError) -> str:
-    """Say in one clause what pydantic found wrong first, with the key."""
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key}"
-    message = problem["msg"].removeprefix("Value error, ")
-    found = problem["input"]
-    shown = "" if isinstance(found, Mapping) else f", found {found!r}"
-    return f"{key}: {message}{shown}" if key else message
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:

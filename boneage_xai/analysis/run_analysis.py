@@ -18,13 +18,12 @@ from boneage_xai.attribution.batch import attribute_cohort
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
 from boneage_xai.errors import ConfigError, DataError
-from boneage_xai.models.checkpoint import TrainedRun
+from boneage_xai.models.checkpoint import TrainedRun, read_splits
 from boneage_xai.predict import Progress, predict_cohort
 from boneage_xai.regions.label_maps import read_region_map, regions_on_input
 from boneage_xai.store import (
     AnalysisFolder,
     check_same_analysis,
-    read_table,
     staged_file,
     write_json,
     write_table,
@@ -45,6 +44,7 @@ class RunOnCohort:
         source: where the cohort was read from.
         split: which part of the source the cases are.
         train_ids: cases of the source that the run was trained on.
+        skipped_problem_rows: rows of the source that were left out on request.
     """
 
     run: TrainedRun
@@ -53,6 +53,7 @@ class RunOnCohort:
     source: str
     split: SplitName
     train_ids: tuple[str, ...]
+    skipped_problem_rows: int = 0
 
     def record(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the ``run`` and ``data`` parts of ``analysis.json``."""
@@ -77,6 +78,7 @@ class RunOnCohort:
             "fingerprint": self.cache.fingerprint,
             "split": self.split,
             "n": len(self.cohort),
+            "skipped_problem_rows": self.skipped_problem_rows,
         }
         return run, data
 
@@ -87,6 +89,7 @@ def prepare_run(
     *,
     source: str = "",
     split: SplitName = "held-out",
+    skipped_problem_rows: int = 0,
     cache_folder: Path | None = None,
     progress: Progress | None = None,
 ) -> RunOnCohort:
@@ -99,35 +102,37 @@ def prepare_run(
         split: ``held-out`` leaves out the cases that the run was trained on, whatever the
             source; ``validation`` and ``train`` take those parts of the run's own data;
             ``all`` takes every case, trained on or not.
+        skipped_problem_rows: rows that the caller chose to leave out, for the record.
         cache_folder: where prepared pixels are kept.
         progress: called with (done, total) while radiographs are decoded.
 
     Raises:
+        CheckpointError: the run's record of its training cases is damaged.
         DataError: no case is left, or radiographs that cannot be read.
     """
-    splits = read_table(run.path / "splits.csv")
-    ours = {case.case_id for case in cohort}
-    # The same ids in another data set are other children.
+    splits = read_splits(run)
     cache = open_cache(
         cohort, run.preprocessing, cache_folder or default_cache_folder(), progress=progress
     )
-    known = cache.fingerprint == run.manifest.data.fingerprint
-    part = {name: set(group["case_id"]) & ours for name, group in splits.groupby("split")}
-    trained_on = part.get("train", set()) if known else set()
-    if split in ("validation", "train"):
-        if not known:
-            raise DataError(
-                f"{source or cohort.name}: expected the data that {run.path} was trained on for "
-                f"split {split}, found another (its fingerprint differs)"
-            )
-        wanted = part.get(split, set())
-    else:
-        wanted = ours - (trained_on if split == "held-out" else set())
-    chosen = [case.case_id for case in cohort if case.case_id in wanted]
+    # Told by their pixels: ids, order and files may have changed, and the same ids in another
+    # data set are other children.
+    parts = {name: set(group["pixels_digest"]) for name, group in splits.groupby("split")}
+    digests = dict(zip(cache.case_ids, cache.digests(), strict=True))
+
+    def is_of(case_id: str, part: str) -> bool:
+        return digests[case_id] in parts.get(part, set())
+
+    trained_on = tuple(case.case_id for case in cohort if is_of(case.case_id, "train"))
+    chosen = [case.case_id for case in cohort]
+    if split == "held-out":
+        chosen = [case_id for case_id in chosen if not is_of(case_id, "train")]
+    elif split != "all":
+        chosen = [case_id for case_id in chosen if is_of(case_id, split)]
     if not chosen:
         raise DataError(f"{source or cohort.name}: expected cases of split {split}, found none")
-    trained = tuple(case.case_id for case in cohort if case.case_id in trained_on)
-    return RunOnCohort(run, cohort.select(chosen), cache, source, split, trained)
+    return RunOnCohort(
+        run, cohort.select(chosen), cache, source, split, trained_on, skipped_problem_rows
+    )
 
 
 def evaluate_run(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from boneage_xai.data.decoding import usable_cores
 from boneage_xai.data.layouts import (
     KNOWN_SETS,
     FolderIndex,
@@ -326,7 +326,7 @@ def inspect_images(
         raise ConfigError(f"workers: expected 1 or more, found {workers}")
     total = len(cohort)
     if workers is None:
-        workers = min(os.cpu_count() or 1, total // _IMAGES_WORTH_A_PROCESS + 1)
+        workers = min(usable_cores(), total // _IMAGES_WORTH_A_PROCESS + 1)
     problems: list[Problem] = []
     sizes: list[tuple[int, int]] = []
     with_spacing = 0

@@ -36,7 +36,8 @@ class PreprocessSettings(BaseModel):
     Args:
         size_px: side of the square input.
         fit: ``pad`` keeps the aspect ratio and centres on black, ``squash`` does not.
-        stretch_percentiles: percentiles of the image that become 0 and 1; None leaves contrast.
+        stretch_percentiles: percentiles of the image that become 0 and 1; None, in a
+            recipe an empty list, leaves the contrast.
         clahe: contrast-limited adaptive histogram equalisation after resizing.
         remove_border: cut away uniform bright or dark margins of the film first.
     """
@@ -48,6 +49,12 @@ class PreprocessSettings(BaseModel):
     stretch_percentiles: tuple[float, float] | None = (1.0, 99.0)
     clahe: bool = False
     remove_border: bool = False
+
+    @field_validator("stretch_percentiles", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        # TOML has no null.
+        return None if value == [] else value
 
     @field_validator("stretch_percentiles")
     @classmethod

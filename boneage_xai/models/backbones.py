@@ -195,7 +195,11 @@ def _remove_head(network: nn.Module) -> None:
 
 
 def _load_weights(network: nn.Module, name: str, weights: str) -> None:
-    state = _imagenet_state(name) if weights == "imagenet" else _state_from_file(Path(weights))
+    state = (
+        _imagenet_state(name)
+        if weights == "imagenet"
+        else _state_from_file(Path(weights).expanduser())
+    )
     expected = network.state_dict()
     state = {key: value for key, value in state.items() if not key.startswith("AuxLogits")}
     state = {key: value for key, value in state.items() if not key.startswith(("aux1", "aux2"))}
@@ -217,8 +221,12 @@ def _load_weights(network: nn.Module, name: str, weights: str) -> None:
 
 
 def _imagenet_state(name: str) -> dict[str, Any]:
-    published: WeightsEnum = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    every = torchvision.models.get_model_weights(name)
+    # The weights of the studies, where a network has several.
+    published: WeightsEnum = getattr(every, "IMAGENET1K_V1", None) or every.DEFAULT
     file = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
+    if file.is_file():
+        return _state_from_file(file)
     try:
         state: dict[str, Any] = published.get_state_dict(check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError) as error:
@@ -240,8 +248,8 @@ def _state_from_file(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"weights {path}: not a readable state dict ({error})") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"weights {path}: expected tensors alone, found something that only loads by "
-            "executing code, which is refused"
+            f"weights {path}: expected tensors alone, found something damaged or that only loads "
+            "by executing code, which is refused"
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
@@ -20,13 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boneage_xai import __version__
 from boneage_xai.data.preprocess import PreprocessSettings
-from boneage_xai.errors import CheckpointError
+from boneage_xai.errors import CheckpointError, DataError, first_problem
 from boneage_xai.models.regressor import ArchitectureSettings, BoneAgeRegressor
-from boneage_xai.store import file_sha256, read_json, staged_file, write_json
+from boneage_xai.store import file_sha256, read_json, read_table, staged_file, write_json
 
 RUN_FORMAT: Literal["boneage_xai.run"] = "boneage_xai.run"
 RUN_VERSION: Literal[1] = 1
 WEIGHTS_FILE = "model.safetensors"
+SPLITS_FILE = "splits.csv"
 MANIFEST_FILE = "run.json"
 
 
@@ -136,9 +138,33 @@ def read_manifest(run: Path) -> RunManifest:
     try:
         return RunManifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{file}: {key}: {first['msg']}") from error
+        raise CheckpointError(f"{file}: {first_problem(error)}") from error
+
+
+def read_splits(run: TrainedRun) -> pd.DataFrame:
+    """Read which cases a run was trained and validated on.
+
+    Returns:
+        case_id, split (``train`` or ``validation``) and the digest of the prepared pixels.
+
+    Raises:
+        CheckpointError: the table is missing, damaged or not of this run.
+    """
+    file = run.path / SPLITS_FILE
+    try:
+        splits = read_table(file)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    expected = run.manifest.data
+    found = splits["split"].tolist() if "split" in splits else []
+    counts = (found.count("train"), found.count("validation"))
+    if counts != (expected.n_train, expected.n_validation) or "pixels_digest" not in splits:
+        raise CheckpointError(
+            f"{file}: expected {expected.n_train} training and {expected.n_validation} validation "
+            f"cases with the digests of their pixels, found {counts[0]} and {counts[1]}"
+            f"{'' if 'pixels_digest' in splits else ' without digests'}"
+        )
+    return splits
 
 
 def load_run(run: Path, device: str | torch.device = "cpu") -> TrainedRun:

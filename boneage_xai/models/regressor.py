@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from boneage_xai.errors import ConfigError
@@ -32,7 +32,7 @@ class ArchitectureSettings(BaseModel):
 
     backbone: str = "resnet18"
     sex_features: int = Field(default=16, ge=0, le=1024)
-    hidden: tuple[int, ...] = (256,)
+    hidden: tuple[PositiveInt, ...] = (256,)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     output: Literal["value", "expectation"] = "value"
     normalised_stem: bool = False

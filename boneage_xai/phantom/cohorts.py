@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from PIL import Image
 
 from boneage_xai import __version__
 from boneage_xai.anatomy import REGION_NAMES
+from boneage_xai.data.decoding import usable_cores
 from boneage_xai.errors import ConfigError
 from boneage_xai.phantom.growth import Hand, sample_hand
 from boneage_xai.phantom.rendering import PhantomImage, render
@@ -243,7 +243,7 @@ def _workers(workers: int | None, n: int) -> int:
         return workers
     if n < _POOL_FROM:
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def _write_tables(folder: Path, cases: Sequence[PhantomCase]) -> None:

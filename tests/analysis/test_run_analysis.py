@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ from boneage_xai.analysis.run_analysis import (
 )
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.data.cohort import read_source, select_cohort
-from boneage_xai.errors import ConfigError, DataError, ReportError
-from boneage_xai.models.checkpoint import TrainedRun
+from boneage_xai.errors import CheckpointError, ConfigError, DataError, ReportError
+from boneage_xai.models.checkpoint import TrainedRun, load_run
+from boneage_xai.phantom.cohorts import write_cohort
+from boneage_xai.phantom.settings import PhantomSettings
 from boneage_xai.types import Case, Cohort, Sex
 from trainers.engine import train
 from trainers.recipe import load_recipe
@@ -61,13 +65,39 @@ def test_held_out_leaves_out_exactly_the_training_cases(
     assert len(prepare_run(run, cohort, split="all", cache_folder=cache_folder).cohort) == 40
 
 
-def test_the_same_ids_in_other_data_are_other_children(
-    run: TrainedRun, cohort: Cohort, cache_folder: Path
+def test_training_cases_are_known_by_their_pixels(
+    run: TrainedRun, cohort: Cohort, cache_folder: Path, tmp_path: Path
 ) -> None:
-    other = cohort.select([case.case_id for case in cohort][:30])
-    assert len(prepare_run(run, other, cache_folder=cache_folder).cohort) == 30
-    with pytest.raises(DataError, match="fingerprint differs"):
+    renamed = []
+    for number, one in enumerate(reversed(cohort.cases)):
+        image = tmp_path / f"copy{number}.png"
+        shutil.copyfile(one.image, image)
+        renamed.append(replace(one, case_id=f"copy{number}", image=image))
+    copies = Cohort("copies", tuple(renamed))
+    assert len(prepare_run(run, copies, cache_folder=cache_folder).cohort) == 8
+    assert len(prepare_run(run, copies, split="train", cache_folder=cache_folder).cohort) == 32
+
+
+def test_the_same_ids_in_other_data_are_other_children(
+    run: TrainedRun, cache_folder: Path, tmp_path: Path
+) -> None:
+    settings = PhantomSettings(size_px=96)
+    write_cohort(tmp_path / "other", 10, seed=2, settings=settings, workers=1)
+    other = select_cohort(read_source(tmp_path / "other"))
+    assert len(prepare_run(run, other, cache_folder=cache_folder).cohort) == 10
+    with pytest.raises(DataError, match="expected cases of split validation, found none"):
         prepare_run(run, other, split="validation", cache_folder=cache_folder)
+
+
+@pytest.mark.parametrize("damage", ["case_id\n1\n", "case_id,split,pixels_digest\n1,train,a\n", ""])
+def test_a_damaged_record_of_the_training_cases_is_refused(
+    run: TrainedRun, cohort: Cohort, cache_folder: Path, tmp_path: Path, damage: str
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("engine"))
+    (copy / "splits.csv").write_text(damage)
+    with pytest.raises(CheckpointError, match=r"splits\.csv"):
+        prepare_run(load_run(copy), cohort, cache_folder=cache_folder)
 
 
 def test_evaluate_then_attribute_fill_a_new_folder(
@@ -117,6 +147,10 @@ def test_mistakes_leave_nothing_behind(
     with pytest.raises(ConfigError, match="no_such_layer"):
         attribute_run(prepared, tmp_path / "a", layers=["no_such_layer"], limit=1)
     assert not (tmp_path / "a").exists() or os.listdir(tmp_path / "a") == []
+    evaluate_run(prepared, tmp_path / "b")
+    everything = prepare_run(run, cohort, split="all", cache_folder=cache_folder)
+    with pytest.raises(ReportError, match="split held-out, not all"):
+        attribute_run(everything, tmp_path / "b", limit=1)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.doc").write_text("mine")
     with pytest.raises(ReportError, match="expected an analysis folder"):

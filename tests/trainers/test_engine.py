@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,21 @@ def test_too_few_cases_are_refused_before_anything_is_written(
     with pytest.raises(DataError, match="at least 2 cases"):
         train(recipe, one, tmp_path / "run", cache_folder=tmp_path / "cache")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_input_too_small_for_the_network_is_refused_before_anything_is_written(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    recipe = load_recipe("kimmel-inception-v3", ["preprocessing.size_px=48"])
+    with pytest.raises(ConfigError, match="inception_v3 can take, found 48 pixels"):
+        train(recipe, cohort, tmp_path / "run", cache_folder=tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cases_without_bone_age_are_refused(cohort: Cohort, recipe: Recipe, tmp_path: Path) -> None:
+    bare = Cohort("bare", tuple(replace(case, bone_age_months=None) for case in cohort))
+    with pytest.raises(DataError, match="expected cases with a bone age"):
+        train(recipe, bare, tmp_path / "run", cache_folder=tmp_path / "cache")
 
 
 def test_global_random_state_is_left_alone(cohort: Cohort, finished: Path, tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def test_wouters_arms(name: str) -> None:
     assert (training.loss, training.optimiser, training.learning_rate) == ("mse", "adam", 1e-3)
     assert (training.batch_size, training.early_stopping_patience) == (64, 10)
     assert training.epochs == (20 if "vgg16" in name else 30)
-    assert (change.rotation_degrees, change.zoom) == (20, (0.8, 1.0))
+    assert change.rotation_degrees == 20
+    assert change.zoom == (1.0, 1 / 0.8)
     assert change.shift_fraction * 256 == 20
     assert change.horizontal_flip
     assert not change.vertical_flip
@@ -83,6 +84,8 @@ def test_overrides_are_typed_by_toml() -> None:
         ("augmentation.zoom=[1.1, 0.9]", "zoom"),
         ("preprocessing.size_px=64", "end at preprocessing.size_px 64"),
         ("initialisation.fine_tuned_blocks=1", "without pretrained weights"),
+        ("training.early_stopping_patience=3", "not with stages"),
+        ("architecture.hidden=[-1]", "architecture.hidden"),
         ("training", "expected section.key=value"),
         ("training.epochs.more=1", "is a value, not a section"),
     ],

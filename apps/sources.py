@@ -1,0 +1,91 @@
+"""Data sets as the command line takes and shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from apps.console import bars, note, say_table
+from boneage_xai.data.cohort import (
+    CohortReading,
+    inspect_images,
+    read_source,
+    require_clean,
+    select_cohort,
+)
+from boneage_xai.errors import ConfigError
+from boneage_xai.types import Cohort
+
+
+def parse_columns(pairs: Sequence[str] | None) -> dict[str, str] | None:
+    """Turn ``ROLE=HEADER`` options into a mapping.
+
+    Raises:
+        ConfigError: an option of another form.
+    """
+    if not pairs:
+        return None
+    columns: dict[str, str] = {}
+    for pair in pairs:
+        role, separator, header = pair.partition("=")
+        if not separator or not role or not header:
+            raise ConfigError(f"--column {pair}: expected ROLE=HEADER")
+        columns[role.strip()] = header.strip()
+    return columns
+
+
+def one_cohort(
+    source: Path, columns: Sequence[str] | None, skip_problems: bool, wanted: str
+) -> tuple[Cohort, int]:
+    """Return the cohort to work on and the number of rows left out of it.
+
+    Of several sets the one called ``wanted`` is taken; problems of the others do not count.
+    """
+    reading = read_source(source, parse_columns(columns))
+    names = [one.name for one in reading.cohorts]
+    name = wanted if wanted in names else None
+    chosen = select_cohort(reading, name)
+    others = set(reading.tables) - {reading.tables[names.index(chosen.name)], None}
+    problems = [problem for problem in reading.problems if problem.path not in others]
+    left_out = sum(problem.severity == "error" for problem in problems)
+    if not skip_problems:
+        require_clean(problems, source)
+        return chosen, 0
+    with bars("Checking images") as (bar,):
+        unreadable = [
+            problem.case_id
+            for problem in inspect_images(chosen, progress=bar).problems
+            if problem.severity == "error"
+        ]
+    kept = [case.case_id for case in chosen if case.case_id not in set(unreadable)]
+    left_out += len(unreadable)
+    if left_out:
+        note(f"{source}: {left_out} rows with problems left out")
+    return chosen.select(kept), left_out
+
+
+def say_cohorts(reading: CohortReading, described: Sequence[dict[str, Any]]) -> None:
+    """Print the description of each set of a source, side by side."""
+    columns = [_described(summary) for summary in described]
+    say_table(
+        f"{reading.source} ({reading.layout})",
+        ["set", *[str(summary["name"]) for summary in described]],
+        [[name, *[column[name] for column in columns]] for name in columns[0]] if columns else [],
+    )
+
+
+def _described(summary: dict[str, Any]) -> dict[str, str]:
+    ages = summary.get("bone_age_months")
+    sides = [summary.get("width_px"), summary.get("height_px")]
+    return {
+        "cases": f"{summary['n']:,}",
+        "boys, girls": f"{summary['male']:,}, {summary['female']:,}",
+        "with bone age": f"{summary['labelled']:,}",
+        "bone age, mean ± sd": f"{ages['mean']:.1f} ± {ages['sd']:.1f} months" if ages else "–",
+        "bone age, range": f"{ages['min']:g} to {ages['max']:g} months" if ages else "–",
+        "with chronological age": f"{summary['with_chronological_age']:,}",
+        "with region maps": f"{summary['with_regions']:,}",
+        "width × height": " × ".join(f"{side[0]}–{side[1]} px" for side in sides if side) or "–",
+        "with pixel spacing": f"{summary.get('with_pixel_spacing', 0):,}",
+    }
