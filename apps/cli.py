@@ -429,6 +429,7 @@ def dashboard(
     page = Path(__file__).with_name("dashboard.py")
     command = [sys.executable, "-m", "streamlit", "run", str(page), "--server.port", str(port)]
     command += ["--server.address", "localhost", "--browser.gatherUsageStats", "false"]
+    command += ["--client.toolbarMode", "minimal"]
     command += ["--", str(folder)] if folder is not None else []
     os.execv(sys.executable, command)
 
