@@ -437,7 +437,7 @@ def dashboard(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder.")] = Path("demo"),
-    n: Annotated[int, typer.Option("--n", help="Number of phantoms.", min=50)] = 1200,
+    n: Annotated[int, typer.Option("--n", help="Number of phantoms.", min=50)] = 1600,
 ) -> None:
     """Phantoms → training → evaluation → explanation → report; needs no data and no network.
 
