@@ -31,6 +31,7 @@ TINY = (
     "architecture.backbone=squeezenet1_1",
     "training.batch_size=8",
     "training.epochs=1",
+    "training.stages=[]",
     "training.precision=float32",
 )
 

@@ -23,6 +23,7 @@ TINY = [
     "--set", "architecture.backbone=squeezenet1_1",
     "--set", "training.batch_size=8",
     "--set", "training.epochs=1",
+    "--set", "training.stages=[]",
     "--set", "training.precision=float32",
 ]  # fmt: skip
 
