@@ -29,6 +29,7 @@ _STREAMS = (
     "heel_effect",
     "collimation",
     "marker",
+    "shape",
 )
 
 _NORMAL_ASPECT = 0.774
@@ -46,13 +47,46 @@ class Framing:
 
 @dataclass(frozen=True)
 class Exposure:
-    """Tone of the image: attenuation shown as white, tone curve, offset, range, unsharpness."""
+    """Tone and sharpness of the image.
 
+    Args:
+        soft: attenuation of soft tissue against its median, by the energy of the beam.
+        bone: attenuation of bone likewise.
+        scatter: scattered against direct radiation.
+        enhancement: weight of the edge enhancement that image processing adds.
+        window: attenuation shown as white.
+        gamma: exponent of the tone curve.
+        brightness: grey of the unattenuated beam.
+        contrast: range of grey above it.
+        blur_px: unsharpness of focus and detector at 256 pixels.
+    """
+
+    soft: float = 1.0
+    bone: float = 1.0
+    scatter: float = 0.15
+    enhancement: float = 0.3
     window: float = 1.45
     gamma: float = 0.95
     brightness: float = 0.0
     contrast: float = 1.0
     blur_px: float = 0.45
+
+
+@dataclass(frozen=True, eq=False)
+class Irregularity:
+    """What makes one hand's outlines unlike the next's; every field is (2H, 2W) float32.
+
+    Args:
+        shift_x: displacement of the bones along x, in shares of the image's longer side.
+        shift_y: displacement along y.
+        thickness: thickness of the soft tissue against an even one.
+        reach: largest displacement.
+    """
+
+    shift_x: Field
+    shift_y: Field
+    thickness: Field
+    reach: float
 
 
 @dataclass(frozen=True)
@@ -69,7 +103,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class Collimation:
-    """A collimated plate: its edges as shares of the image, tilt, and grey outside and rim."""
+    """A collimated plate: its edges as shares of the room beside the hand, tilt, and greys."""
 
     inset: tuple[float, float, float, float]
     tilt_rad: float
@@ -77,6 +111,7 @@ class Collimation:
     outside_grey: float
     rim_grey: float
     rim: float
+    softness: float
 
 
 def stream(seed: int, nuisance: str) -> np.random.Generator:
@@ -95,17 +130,19 @@ def draw_pose(settings: PhantomSettings, seed: int) -> Pose:
     if not settings.pose:
         return Pose()
     rng = stream(seed, "pose")
-    rotation = math.radians(float(np.clip(rng.normal(0, 6), -18, 18)))
-    spread = float(np.clip(rng.normal(1.05, 0.22), 0.35, 1.6))
-    fingers = np.radians(np.clip(rng.normal(0, 2.0, 5), -4, 4))
-    bend = 1.0 - np.abs(rng.normal(0, 0.035, 5))
-    thumb = math.radians(float(np.clip(rng.normal(0, 8), -18, 14)))
+    rotation = math.radians(float(np.clip(rng.normal(0, 8), -28, 28)))
+    spread = float(np.clip(rng.normal(1.0, 0.25), 0.3, 1.6))
+    fingers = np.radians(np.clip(rng.normal(0, 2.5, 5), -5, 5))
+    bend = 1.0 - np.abs(rng.normal(0, 0.04, 5))
+    thumb = math.radians(float(np.clip(rng.normal(0, 9), -22, 14)))
+    forearm = math.radians(float(np.clip(rng.normal(0, 6), -14, 14)))
     return Pose(
         rotation,
         spread,
         tuple(fingers.tolist()),
-        tuple(np.clip(bend, 0.88, 1.0).tolist()),
+        tuple(np.clip(bend, 0.86, 1.0).tolist()),
         thumb,
+        forearm,
     )
 
 
@@ -114,7 +151,7 @@ def draw_framing(settings: PhantomSettings, seed: int) -> Framing:
     if not settings.framing:
         return Framing()
     rng = stream(seed, "framing")
-    zoom = float(np.exp(np.clip(rng.normal(0.0, 0.11), -0.15, 0.45)))
+    zoom = float(np.exp(np.clip(rng.normal(0.02, 0.17), -0.18, 0.65)))
     aspect = float(np.clip(rng.normal(_NORMAL_ASPECT, 0.085), 0.55, 1.1))
     shift = np.clip(rng.normal(0, (0.025, 0.035)), -0.08, 0.08)
     return Framing(zoom, aspect, (float(shift[0]), float(shift[1])))
@@ -128,11 +165,20 @@ def draw_exposure(settings: PhantomSettings, seed: int) -> Exposure:
     blur_px = float(blur.uniform(0.3, 0.7)) if settings.blur else neutral.blur_px
     if not settings.exposure:
         return Exposure(blur_px=blur_px)
-    window = float(np.exp(tone.normal(math.log(1.45), 0.14)))
-    gamma = float(np.exp(tone.normal(math.log(0.95), 0.22)))
+    energy = float(tone.normal(0, 0.22))
     contrast = float(tone.uniform(0.55, 1.0))
     brightness = float(tone.uniform(0.0, 1.0) ** 3 * 0.35)
-    return Exposure(window, gamma, brightness, min(contrast, 1.0 - brightness), blur_px)
+    return Exposure(
+        soft=math.exp(0.5 * energy + float(tone.normal(0, 0.12))),
+        bone=math.exp(energy),
+        scatter=float(tone.uniform(0.0, 0.6)),
+        enhancement=float(tone.uniform(0.0, 1.0) ** 2 * 1.2),
+        window=float(np.exp(tone.normal(math.log(1.45), 0.14))),
+        gamma=float(np.exp(tone.normal(math.log(0.95), 0.25))),
+        brightness=brightness,
+        contrast=min(contrast, 1.0 - brightness),
+        blur_px=blur_px,
+    )
 
 
 def heel_gradient(settings: PhantomSettings, seed: int, shape: tuple[int, int]) -> Field:
@@ -152,8 +198,43 @@ def noise_field(settings: PhantomSettings, seed: int, shape: tuple[int, int]) ->
     if not settings.noise:
         return None
     rng = stream(seed, "noise")
-    sd = np.float32(np.exp(rng.normal(math.log(0.008), 0.5)))
+    sd = np.float32(np.exp(rng.normal(math.log(0.005), 0.6)))
     return rng.standard_normal(shape, dtype=np.float32) * sd
+
+
+def irregularity(settings: PhantomSettings, seed: int, frame: Frame) -> Irregularity | None:
+    """Draw a hand's own irregular outlines and tissue, None when off.
+
+    Args:
+        settings: which nuisances are on.
+        seed: seed of the image.
+        frame: the image's grid.
+    """
+    if not settings.shape:
+        return None
+    rng = stream(seed, "shape")
+    amount = rng.uniform(0.6, 1.4)
+    # Wave lengths of a palm, a finger and a joint; displacements in shares of the image.
+    shift_x, shift_y = (
+        sum(
+            np.float32(amount * size) * _smooth_field(rng, cells, frame)
+            for cells, size in ((6, 0.0045), (16, 0.0016), (40, 0.0008))
+        )
+        for _ in range(2)
+    )
+    thickness = np.float32(1) + np.float32(0.07) * _smooth_field(rng, 7, frame)
+    reach = float(max(np.abs(shift_x).max(), np.abs(shift_y).max()))
+    return Irregularity(shift_x, shift_y, np.maximum(thickness, np.float32(0.7)), reach)
+
+
+def _smooth_field(rng: np.random.Generator, cells: int, frame: Frame) -> Field:
+    """Return (2H, 2W) smooth noise of unit spread, the same in the overlap of two shapes."""
+    size = 2 * max(frame.height_px, frame.width_px)
+    coarse = rng.standard_normal((cells + 1, cells + 1), dtype=np.float32)
+    width, height = 2 * frame.width_px, 2 * frame.height_px
+    box = (0.0, 0.0, (cells + 1) * width / size, (cells + 1) * height / size)
+    smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC, box)
+    return np.asarray(smooth)
 
 
 def texture_field(settings: PhantomSettings, seed: int, frame: Frame) -> Field | None:
@@ -238,21 +319,30 @@ def draw_collimation(settings: PhantomSettings, seed: int) -> Collimation | None
     if not settings.collimation:
         return None
     rng = stream(seed, "collimation")
-    present = rng.uniform() < 0.4
-    inset = np.abs(rng.normal(0, 0.022, 4))
+    present = rng.uniform() < 0.5
+    inset = rng.uniform(0, 1, 4) ** (0.7 if rng.uniform() < 0.4 else 3.0)
     tilt = math.radians(float(np.clip(rng.normal(0, 2.0), -5, 5)))
     inside = float(rng.uniform(0, 1) ** 2 * 0.35)
-    outside = 0.0 if rng.uniform() < 0.75 else float(rng.uniform(0.2, 1.0))
-    rim = float(rng.uniform(0.002, 0.012)) if rng.uniform() < 0.5 else 0.0
-    rim_grey = float(rng.uniform(0.4, 1.0))
+    outside = 0.0 if rng.uniform() < 0.65 else float(rng.uniform(0.1, 1.0))
+    rim = float(rng.uniform(0.002, 0.02)) if rng.uniform() < 0.5 else 0.0
+    rim_grey = float(rng.uniform(0.3, 1.0))
+    softness = float(rng.uniform(0, 1) ** 3 * 0.02)
     if not present:
         return None
     low, right, top, bottom = (float(v) for v in inset)
-    return Collimation((low, right, top, bottom), tilt, inside, outside, rim_grey, rim)
+    return Collimation((low, right, top, bottom), tilt, inside, outside, rim_grey, rim, softness)
 
 
-def collimate(shown: Field, collimation: Collimation) -> Field:
-    """Return (H, W) image with scatter inside the plate and what lies outside it covered."""
+def collimate(
+    shown: Field, collimation: Collimation, room: tuple[float, float, float, float]
+) -> Field:
+    """Return the image with scatter inside the plate and what lies outside it covered.
+
+    Args:
+        shown: (H, W) grey in [0, 1].
+        collimation: the plate.
+        room: free space left, right, above and below the hand, in shares of the image.
+    """
     height, width = shown.shape
     x = (np.arange(width, dtype=np.float32) + np.float32(0.5))[None, :] / np.float32(width) - 0.5
     y = (np.arange(height, dtype=np.float32) + np.float32(0.5))[:, None] / np.float32(height) - 0.5
@@ -260,16 +350,19 @@ def collimate(shown: Field, collimation: Collimation) -> Field:
     ratio = width / height
     turned_x = x * cosine - y * (sine / ratio)
     turned_y = y * cosine + x * (sine * ratio)
-    left, right, top, bottom = collimation.inset
-    # Distance to the nearest edge as a share of the image, softened over a pixel.
+    left, right, top, bottom = (
+        share * free for share, free in zip(collimation.inset, room, strict=True)
+    )
+    # Distance to the nearest edge as a share of the image, softened over a pixel or more.
     edge = np.minimum(
         np.minimum(turned_x + 0.5 - left, 0.5 - right - turned_x),
         np.minimum(turned_y + 0.5 - top, 0.5 - bottom - turned_y),
     )
-    inside = np.clip(edge * height + 0.5, 0, 1).astype(np.float32)
+    sharpness = 1 / max(1 / height, collimation.softness)
+    inside = np.clip(edge * sharpness + 0.5, 0, 1).astype(np.float32)
     lit = collimation.inside_grey + (1 - collimation.inside_grey) * shown
     if collimation.rim:
-        on_rim = np.clip((collimation.rim - edge) * height + 0.5, 0, 1)
+        on_rim = np.clip((collimation.rim - edge) * sharpness + 0.5, 0, 1)
         lit = lit + (collimation.rim_grey - lit) * on_rim
     result: Field = (inside * lit + (1 - inside) * collimation.outside_grey).astype(np.float32)
     return result

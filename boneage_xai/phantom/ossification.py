@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from boneage_xai.phantom.growth import MATURITY_AT_FUSION, MATURITY_AT_PUBERTY
 from boneage_xai.phantom.shapes import Solid
 
-# Width of the growth plate in an adult-sized hand.
-_PLATE_MM = 1.15
+# Width of the growth plate in an adult-sized hand, young and when fusion begins.
+_PLATE_MM = (1.0, 0.45)
+# Epiphysis and shaft interlock, so that rays through the plate meet some bone of either: the
+# share of the whole bone that shows there when fusion begins.
+_INTERLOCKED = 0.45
 # The epiphysis is as wide as the shaft, and as high as it will be, at this maturity.
-_FULL_AT = 0.5
+_FULL_AT = 0.45
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,12 @@ def ossify(whole: Solid, site: EpiphysisSite, maturity: float) -> list[Part]:
         site: its epiphysis.
         maturity: of the centre, in [0, 1].
     """
-    fused = ramp(maturity, MATURITY_AT_FUSION, 1.0)
+    closing = ramp(maturity, 0.25, MATURITY_AT_FUSION)
+    fused = _INTERLOCKED * closing + (1 - _INTERLOCKED) * ramp(maturity, MATURITY_AT_FUSION, 1.0)
     parts = [Part(whole, site.shaft_region, fused)] if fused > 0 else []
     if fused < 1:
-        plate = _PLATE_MM * (1 - 0.55 * fused) * math.sqrt(site.scale)
+        young, mature = _PLATE_MM
+        plate = (young + (mature - young) * closing) * math.sqrt(site.scale)
         zone = min(1.06 * site.height_mm + plate, 0.4 * whole.length_mm)
         parts.append(Part(_shaft(whole, site.at_head, zone), site.shaft_region, 1 - fused))
         if maturity > 0:
@@ -81,8 +86,8 @@ def _shaft(whole: Solid, at_head: bool, zone_mm: float) -> Solid:
         return replace(
             whole,
             length_mm=length,
-            head_round_mm=0.3 * whole.head_mm,
-            head_bow_mm=0.12 * whole.head_mm,
+            head_round_mm=0.25 * whole.head_mm,
+            head_bow_mm=0.06 * whole.head_mm,
             head_tilt=0.0,
         )
     x, y = whole.point(zone_mm)
@@ -91,8 +96,8 @@ def _shaft(whole: Solid, at_head: bool, zone_mm: float) -> Solid:
         x_mm=x,
         y_mm=y,
         length_mm=length,
-        base_round_mm=0.3 * whole.base_mm,
-        base_bow_mm=0.12 * whole.base_mm,
+        base_round_mm=0.25 * whole.base_mm,
+        base_bow_mm=0.06 * whole.base_mm,
         base_tilt=0.0,
     )
 
@@ -100,7 +105,7 @@ def _shaft(whole: Solid, at_head: bool, zone_mm: float) -> Solid:
 def _epiphysis(
     whole: Solid, site: EpiphysisSite, maturity: float, zone_mm: float, plate_mm: float
 ) -> Solid:
-    growth = ramp(maturity, 0.0, _FULL_AT) ** 0.6
+    growth = ramp(maturity, 0.0, _FULL_AT) ** 0.5
     cap = ramp(maturity, _FULL_AT, MATURITY_AT_FUSION)
     wide = 0.2 + 0.8 * growth + 0.05 * ramp(maturity, MATURITY_AT_PUBERTY, MATURITY_AT_FUSION)
     half = (whole.head_mm if site.at_head else whole.base_mm) * wide
@@ -115,7 +120,7 @@ def _epiphysis(
     corner = 0.48 * thickness
     tilt = (whole.head_tilt if site.at_head else whole.base_tilt) * wide
     joint_bow = min(0.28 * thickness, 0.3 * half) if dome else -0.06 * half * wide
-    joint_round = max(corner, 0.7 * min(thickness, half)) if dome else corner
+    joint_round = max(corner, 0.55 * min(thickness, half)) if dome else corner
     start = whole.length_mm - zone_mm + space if site.at_head else zone_mm - space - thickness
     x, y = whole.point(start)
     epiphysis = Solid(
@@ -125,10 +130,10 @@ def _epiphysis(
         thickness,
         half,
         half,
-        half * (0.92 if site.at_head else 1.0),
+        half * (0.95 if site.at_head else 1.0),
         cortex_mm=whole.shell_mm,
         shell_mm=whole.shell_mm,
-        marrow=0.42,
+        marrow=0.5,
         mineral=whole.mineral,
         flat=whole.flat,
     )

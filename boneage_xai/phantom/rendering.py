@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from boneage_xai import anatomy
 from boneage_xai.anatomy import REGION_LABELS, REGION_NAMES
 from boneage_xai.phantom.growth import Hand, maturities
 from boneage_xai.phantom.nuisances import (
+    Exposure,
     Framing,
+    Irregularity,
     Marker,
     collimate,
     draw_collimation,
@@ -27,6 +30,7 @@ from boneage_xai.phantom.nuisances import (
     draw_marker,
     draw_pose,
     heel_gradient,
+    irregularity,
     marker_field,
     noise_field,
     texture_field,
@@ -42,6 +46,9 @@ _SOFT_PER_MM = 0.0175
 _BONE_PER_MM = 0.060
 _MARKER_ATTENUATION = 1.9
 _FINER = 2
+# Gaussians of scattered radiation and of the edge enhancement, in shares of the longer side.
+_SCATTER_SPREAD = 0.06
+_ENHANCED_SPREAD = 0.012
 # Height of the image in mm for an adult man's hand, and where its carpus lies.
 _IMAGE_HEIGHT_MM = 292.0
 _CARPUS_AT = (0.495, 0.695)
@@ -113,12 +120,18 @@ def render(
     fine = frame.finer(_FINER)
 
     depth, thickness = soft_tissue(hand, skeleton, fine)
-    mineral, labels = _draw_bones(skeleton, fine, depth, texture_field(settings, seed, frame))
-    attenuation = _SOFT_PER_MM * thickness + _BONE_PER_MM * mineral
+    uneven = irregularity(settings, seed, frame)
+    if uneven is not None:
+        thickness = thickness * uneven.thickness
+    texture = texture_field(settings, seed, frame)
+    mineral, labels = _draw_bones(skeleton, fine, depth, texture, uneven)
+    exposure = draw_exposure(settings, seed)
+    attenuation = (exposure.soft * _SOFT_PER_MM) * thickness
+    attenuation += (exposure.bone * _BONE_PER_MM) * mineral
     marker = draw_marker(settings, seed, depth, frame)
     if marker is not None:
         _add_marker(attenuation, labels, marker)
-    pixels = _expose(attenuation, settings, seed)
+    pixels = _expose(attenuation, exposure, settings, seed, _room(skeleton, frame))
     return PhantomImage(
         pixels=pixels,
         regions=RegionMap(_coarse_labels(labels), dict(REGION_NAMES)),
@@ -155,12 +168,17 @@ def _frame(skeleton: Skeleton, framing: Framing, size_px: int) -> Frame:
 
 
 def _draw_bones(
-    skeleton: Skeleton, frame: Frame, depth: Field, texture: Field | None
+    skeleton: Skeleton,
+    frame: Frame,
+    depth: Field,
+    texture: Field | None,
+    uneven: Irregularity | None,
 ) -> tuple[Field, LabelImage]:
     """Return mineral in mm of cortical bone and labels, both on the fine grid."""
     mineral = np.zeros((frame.height_px, frame.width_px), dtype=np.float32)
     labels = (depth > 0).astype(np.uint8) * np.uint8(REGION_LABELS[anatomy.SOFT_TISSUE])
     skin = depth > 0
+    side = frame.mm_per_px * max(frame.height_px, frame.width_px)
     # Zones first, so that bones keep their own names where they reach into one.
     zone_of = {"wrist": anatomy.CARPALS}
     for landmark in skeleton.landmarks:
@@ -168,10 +186,13 @@ def _draw_bones(
             region = zone_of.get(landmark.region, landmark.region)
             _label_zone(labels, skin, frame, landmark, REGION_LABELS[region])
     for part in skeleton.parts:
-        window = frame.window(part.solid.reach_mm())
+        window = frame.window(part.solid.reach_mm(), 0.0 if uneven is None else uneven.reach * side)
         if window is None:
             continue
         rows, columns, x, y = window
+        if uneven is not None:
+            x = x + np.float32(side) * uneven.shift_x[rows, columns]
+            y = y + np.float32(side) * uneven.shift_y[rows, columns]
         inside = locate(part.solid, x, y)
         grain = None if texture is None else texture[rows, columns]
         # Bones lie side by side more than on top of each other: where their outlines meet,
@@ -217,13 +238,21 @@ def _add_marker(attenuation: Field, labels: LabelImage, marker: Marker) -> None:
     labels[rows, columns][cover > 0] = REGION_LABELS[anatomy.MARKER]
 
 
-def _expose(attenuation: Field, settings: PhantomSettings, seed: int) -> FloatImage:
+def _expose(
+    attenuation: Field,
+    exposure: Exposure,
+    settings: PhantomSettings,
+    seed: int,
+    room: tuple[float, float, float, float],
+) -> FloatImage:
     """Return the image that detector and display make of the attenuation."""
-    exposure = draw_exposure(settings, seed)
     height, width = attenuation.shape[0] // _FINER, attenuation.shape[1] // _FINER
     fine = np.exp(-attenuation)
     passed = (fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2]) / 4
     passed *= heel_gradient(settings, seed, (height, width))
+    if exposure.scatter:
+        passed = passed + np.float32(exposure.scatter) * _blurred(passed, _SCATTER_SPREAD)
+        passed /= np.float32(1 + exposure.scatter)
     passed = ndimage.gaussian_filter(
         passed, exposure.blur_px * settings.size_px / 256, truncate=3.0
     )
@@ -231,13 +260,42 @@ def _expose(attenuation: Field, settings: PhantomSettings, seed: int) -> FloatIm
     if noise is not None:
         passed += noise * np.sqrt(np.maximum(passed, np.float32(0)))
     shown = -np.log(np.maximum(passed, np.float32(1e-3))) / np.float32(exposure.window)
+    if exposure.enhancement:
+        shown += np.float32(exposure.enhancement) * (shown - _blurred(shown, _ENHANCED_SPREAD))
     shown = np.clip(shown + np.float32(0.04), 0, 1.0) ** np.float32(exposure.gamma)
     shown = np.float32(exposure.brightness) + np.float32(exposure.contrast) * shown
     collimation = draw_collimation(settings, seed)
     if collimation is not None:
-        shown = collimate(shown, collimation)
+        shown = collimate(shown, collimation, room)
     pixels: FloatImage = np.clip(shown, 0, 1).astype(np.float32)
     return pixels
+
+
+def _blurred(image: Field, spread: float) -> Field:
+    """Return the image under a Gaussian of this spread (share of its longer side), coarsely."""
+    height, width = image.shape
+    sigma_px = spread * max(height, width)
+    step = max(1, int(sigma_px / 1.5))
+    size = max(1, width // step), max(1, height // step)
+    coarse = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    coarse = ndimage.gaussian_filter(coarse, sigma_px * size[1] / height, truncate=3.0)
+    resized = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized)
+
+
+def _room(skeleton: Skeleton, frame: Frame) -> tuple[float, float, float, float]:
+    """Return the free space left, right, above and below the hand in shares of the image."""
+    margin = 9.0 * skeleton.scale
+    points = [frame.to_px(x, y) for ray in skeleton.rays.values() for x, y in ray]
+    free = margin / frame.mm_per_px
+    xs, ys = zip(*points, strict=True)
+    left, right = min(xs) - free, frame.width_px - max(xs) - free
+    return (
+        max(0.0, left / frame.width_px),
+        max(0.0, right / frame.width_px),
+        max(0.0, (min(ys) - free) / frame.height_px),
+        0.06,
+    )
 
 
 def _coarse_labels(labels: LabelImage) -> LabelImage:

@@ -16,7 +16,8 @@ class PhantomSettings(BaseModel):
         pose: finger spread and bending, thumb abduction, rotation, shift.
         framing: how much of the image the hand fills, and the aspect of the image.
         texture: trabecular texture of spongy bone.
-        exposure: brightness, contrast and tone curve.
+        shape: irregular outlines of bones, uneven thickness of soft tissue.
+        exposure: beam energy, scatter, edge enhancement, brightness, contrast and tone curve.
         blur: unsharpness of focus and detector, varying from image to image.
         noise: quantum noise.
         heel_effect: gradient of the beam across the image.
@@ -30,6 +31,7 @@ class PhantomSettings(BaseModel):
     pose: bool = True
     framing: bool = True
     texture: bool = True
+    shape: bool = True
     exposure: bool = True
     blur: bool = True
     noise: bool = True
@@ -45,6 +47,7 @@ class PhantomSettings(BaseModel):
             pose=False,
             framing=False,
             texture=False,
+            shape=False,
             exposure=False,
             blur=False,
             noise=False,

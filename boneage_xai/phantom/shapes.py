@@ -123,20 +123,21 @@ class Frame:
         return (x_mm - self.left_mm) / self.mm_per_px, (self.top_mm - y_mm) / self.mm_per_px
 
     def window(
-        self, reach_mm: tuple[float, float, float, float]
+        self, reach_mm: tuple[float, float, float, float], margin_mm: float = 0.0
     ) -> tuple[slice, slice, Field, Field] | None:
         """Return the part of the grid around a box.
 
         Args:
             reach_mm: (x_min, x_max, y_min, y_max).
+            margin_mm: how much the box is widened on every side.
 
         Returns:
             Row slice, column slice, x (1, w) and y (h, 1) of the pixel centres in mm; None
             when the box lies outside the image.
         """
         x_min, x_max, y_min, y_max = reach_mm
-        left, top = self.to_px(x_min, y_max)
-        right, bottom = self.to_px(x_max, y_min)
+        left, top = self.to_px(x_min - margin_mm, y_max + margin_mm)
+        right, bottom = self.to_px(x_max + margin_mm, y_min - margin_mm)
         first_row, last_row = (
             max(0, math.floor(top) - 1),
             min(self.height_px, math.ceil(bottom) + 1),

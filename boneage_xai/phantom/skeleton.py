@@ -13,7 +13,13 @@ from dataclasses import dataclass
 
 from boneage_xai import anatomy
 from boneage_xai.anatomy import FINGERS
-from boneage_xai.phantom.growth import Hand, bone_length_mm, bone_width_scale, space_scale
+from boneage_xai.phantom.growth import (
+    Hand,
+    bone_length_mm,
+    bone_width_scale,
+    length_share,
+    space_scale,
+)
 from boneage_xai.phantom.ossification import EpiphysisSite, Part, ossify, ramp
 from boneage_xai.phantom.proportions import (
     CARPALS_MM,
@@ -27,6 +33,7 @@ from boneage_xai.phantom.proportions import (
     HALF_WIDTHS_MM,
     JOINT_BOX_MM,
     JOINT_GAP_MM,
+    METACARPAL_BASE,
     METACARPAL_DEG,
     METACARPAL_TILT,
     RAY_BASE_MM,
@@ -45,6 +52,7 @@ class Pose:
         finger_rad: extra angle of each finger, thumb first.
         bend: shortening of each finger's phalanges by bending, thumb first; 1 is straight.
         thumb_rad: extra abduction of the thumb.
+        forearm_rad: turn of the forearm against the hand, at the wrist.
     """
 
     rotation_rad: float = 0.0
@@ -52,6 +60,7 @@ class Pose:
     finger_rad: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
     bend: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
     thumb_rad: float = 0.0
+    forearm_rad: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,7 @@ class Skeleton:
         rays: finger to the points (mm) from the carpometacarpal joint over the knuckles to
             the tip of the distal phalanx.
         rotation_rad: turn of the whole hand.
+        forearm_rad: turn of the forearm against the hand.
         scale: size of the hand against the median adult man's.
     """
 
@@ -94,6 +104,7 @@ class Skeleton:
     landmarks: tuple[Landmark, ...]
     rays: Mapping[int, tuple[tuple[float, float], ...]]
     rotation_rad: float
+    forearm_rad: float
     scale: float
 
 
@@ -117,7 +128,9 @@ def build_skeleton(hand: Hand, maturity: Mapping[str, float], pose: Pose) -> Ske
         parts += ray_parts
         landmarks += ray_landmarks
         rays[finger] = points
-    return Skeleton(tuple(parts), tuple(landmarks), rays, pose.rotation_rad, builder.scale)
+    return Skeleton(
+        tuple(parts), tuple(landmarks), rays, pose.rotation_rad, pose.forearm_rad, builder.scale
+    )
 
 
 class _Builder:
@@ -127,11 +140,18 @@ class _Builder:
         self.hand, self.maturity, self.pose = hand, maturity, pose
         self.scale = space_scale(hand)
         self.width = bone_width_scale(hand)
+        # Shafts of the young are hardly waisted.
+        self.youth = 1.0 - ramp(length_share(hand.sex, hand.age_months), 0.33, 0.6)
 
     def place(self, x_mm: float, y_mm: float) -> tuple[float, float]:
         """Scale and turn a point given for an adult man's upright hand."""
         sine, cosine = math.sin(self.pose.rotation_rad), math.cos(self.pose.rotation_rad)
         x_mm, y_mm = x_mm * self.scale, y_mm * self.scale
+        return x_mm * cosine + y_mm * sine, y_mm * cosine - x_mm * sine
+
+    def turn_forearm(self, x_mm: float, y_mm: float) -> tuple[float, float]:
+        """Turn a point of an adult man's upright forearm about the centre of the carpus."""
+        sine, cosine = math.sin(self.pose.forearm_rad), math.cos(self.pose.forearm_rad)
         return x_mm * cosine + y_mm * sine, y_mm * cosine - x_mm * sine
 
     def ray(
@@ -202,10 +222,16 @@ class _Builder:
         widths = HALF_WIDTHS_MM.get(bone_id) or HALF_WIDTHS_MM[bone_id[:2]]
         thick = self.width * (FINGER_WIDTH[finger] if bone_id[:2] != "MC" else 1.0)
         base, waist, head = (thick * w for w in widths[:3])
+        waist *= 1.06 + 0.24 * self.youth
         if bone_id[:2] == "MC":
             # The bases of young metacarpals stand apart.
-            base *= 0.8 + 0.2 * ramp(self.scale, 0.35, 0.9)
+            base *= 1 - 0.2 * self.youth
+            head *= 1 - 0.08 * self.youth
         distal = bone.row == "distal"
+        bow, tilt = (-0.08 * base, 0.0)
+        if bone_id[:2] == "MC":
+            bow, tilt = METACARPAL_BASE[finger]
+            bow, tilt = bow * self.width, tilt * (1 - 0.7 * self.youth)
         whole = Solid(
             *start,
             angle,
@@ -213,12 +239,13 @@ class _Builder:
             base,
             waist,
             head,
-            base_flare=0.4 if not distal else 0.55,
-            head_flare=0.3,
+            base_flare=0.32 if not distal else 0.5,
+            head_flare=0.24,
             plateau=0.07 if bone_id[:2] == "MC" else 0.04,
-            base_round_mm=0.35 * base,
+            base_round_mm=(0.45 if bone_id[:2] == "MC" else 0.35) * base,
             head_round_mm=(0.75 if bone_id[:2] == "MC" or distal else 0.5) * head,
-            base_bow_mm=-0.08 * base,
+            base_bow_mm=bow,
+            base_tilt=tilt,
             head_bow_mm=0.3 * head if bone_id[:2] == "MC" else (0.0 if distal else -0.1 * head),
             cortex_mm=0.42 * waist,
             shell_mm=0.55 * math.sqrt(self.scale),
@@ -292,11 +319,11 @@ class _Builder:
                 head_round_mm=min(_blend(0.98 * roundest, size * r1, shape), roundest, head),
                 base_bow_mm=size * bow0 * shape,
                 head_bow_mm=size * bow1 * shape,
-                cortex_mm=0.55 * math.sqrt(self.scale),
-                shell_mm=0.55 * math.sqrt(self.scale),
-                marrow=0.3,
+                cortex_mm=0.5 * math.sqrt(self.scale),
+                shell_mm=0.5 * math.sqrt(self.scale),
+                marrow=0.34,
                 mineral=self.hand.mineral_scale,
-                flat=0.9,
+                flat=0.78,
             )
             parts.append(Part(solid, anatomy.CARPALS))
         return parts
@@ -306,9 +333,9 @@ class _Builder:
         parts = []
         for bone_id, numbers in FOREARM_MM.items():
             x, y, degrees, base, waist, head, height, slope = numbers
-            angle = self.pose.rotation_rad + math.radians(degrees)
+            angle = self.pose.rotation_rad + self.pose.forearm_rad + math.radians(degrees)
             length = bone_length_mm(self.hand, bone_id)
-            x, y = self.place(x, y)
+            x, y = self.place(*self.turn_forearm(x, y))
             whole = Solid(
                 x - length * math.sin(angle),
                 y - length * math.cos(angle),
@@ -341,7 +368,7 @@ class _Builder:
             Landmark(
                 region,
                 None,
-                *self.place(x, y),
+                *self.place(*((x, y) if region == "wrist" else self.turn_forearm(x, y))),
                 self.pose.rotation_rad,
                 across * self.scale,
                 along * self.scale,

@@ -15,8 +15,8 @@ from boneage_xai.phantom.shapes import Field, Frame, chord_mm
 from boneage_xai.phantom.skeleton import Skeleton
 
 # Half-widths of the fingers of an adult man in mm at knuckle, middle joint, end joint and tip.
-_FINGER_MM = (12.0, 11.0, 9.6, 7.8)
-_THUMB_MM = (14.5, 12.8, 10.0)
+_FINGER_MM = (11.4, 10.2, 8.8, 7.2)
+_THUMB_MM = (13.8, 12.0, 9.4)
 _FINGER_WIDTH = {1: 1.0, 2: 1.0, 3: 1.03, 4: 0.97, 5: 0.87}
 _TIP_BEYOND_BONE_MM = 1.5
 # Fat and skin of the young are thick against their bones.
@@ -118,16 +118,17 @@ def _limbs(hand: Hand, skeleton: Skeleton) -> Iterator[Limb]:
     yield (*thumb, *index, 14.0 * size, 12.0 * size, 15.0 * size)
 
     def place(x_mm: float, y_mm: float) -> tuple[float, float]:
-        sine, cosine = math.sin(skeleton.rotation_rad), math.cos(skeleton.rotation_rad)
+        turn = skeleton.rotation_rad + skeleton.forearm_rad
+        sine, cosine = math.sin(turn), math.cos(turn)
         return (
             scale * (x_mm * cosine + y_mm * sine),
             scale * (y_mm * cosine - x_mm * sine),
         )
 
-    yield (*place(-14, 5), *place(-11, -18), 21.5 * size, 22.0 * size, 15.0 * size)
-    yield (*place(11, 2), *place(5, -20), 22.0 * size, 24.5 * size, 16.0 * size)
-    yield (*place(-4.5, -8), *place(-4.5, -65), 31.0 * size, 33.5 * size, 17.0 * size)
-    yield (*place(-4.5, -65), *place(-3, -230), 33.5 * size, 44.0 * size, 20.0 * size)
+    yield (*place(-14, 5), *place(-11, -18), 20.5 * size, 19.0 * size, 16.5 * size)
+    yield (*place(11, 2), *place(5, -20), 21.5 * size, 21.5 * size, 17.5 * size)
+    yield (*place(-4.5, -8), *place(-4.5, -65), 27.5 * size, 29.5 * size, 20.0 * size)
+    yield (*place(-4.5, -65), *place(-3, -230), 29.5 * size, 41.0 * size, 24.0 * size)
 
 
 def _beside(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
