@@ -122,19 +122,20 @@ def overlay(
     """
     if planted.marker_grey is None and planted.border_grey is None:
         return None
-    share, grey = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+    share: Field = np.zeros(shape, dtype=np.float32)
+    grey: Field = np.zeros(shape, dtype=np.float32)
     if planted.marker_grey is not None and marker is not None:
         cover = marker_field(marker)
-        fine = np.zeros((2 * shape[0], 2 * shape[1]), dtype=np.float32)
+        fine: Field = np.zeros((2 * shape[0], 2 * shape[1]), dtype=np.float32)
         fine[marker_window(marker)] = cover
         mean = (fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2]) / 4
         # The plate is half as bright as the letters, whatever the exposure.
         letters = np.clip((mean - marker.plate) / (1 - marker.plate), 0, 1)
-        share = np.clip(mean / np.float32(marker.plate), 0, 1)
-        grey = np.float32(planted.marker_grey) * (np.float32(0.5) + np.float32(0.5) * letters)
+        share[:] = np.clip(mean / marker.plate, 0, 1)
+        grey[:] = planted.marker_grey * (0.5 + 0.5 * letters)
     if planted.border_grey is not None:
         width = max(2, round(BORDER_SHARE * max(shape)))
         edge = np.ones(shape, dtype=np.bool_)
         edge[width:-width, width:-width] = False
         share[edge], grey[edge] = 1, planted.border_grey
-    return share.astype(np.float32), grey.astype(np.float32)
+    return share, grey

@@ -363,7 +363,8 @@ def attenuation(
             squared[both[0]] += bone.squared_mineral[both[1]]
     # Bones lie side by side more than on top of each other: where their outlines meet, a
     # plain sum would be too bright.
-    shadow = _SOFT_PER_MM * thickness_mm[rows, columns] + _BONE_PER_MM * np.sqrt(squared)
+    soft, bone_mm = thickness_mm[rows, columns], np.sqrt(squared)
+    shadow: Field = np.asarray(_SOFT_PER_MM * soft + _BONE_PER_MM * bone_mm, dtype=np.float32)
     if mirrored:
         shadow = shadow[:, ::-1].copy()
     if marker is not None:
@@ -403,5 +404,5 @@ def expose(shadow: Field, film: Film, at: Window) -> FloatImage:
     pixels: FloatImage = np.clip(shown, 0, 1).astype(np.float32)
     if film.overlay is not None:
         share, grey = (field[at] for field in film.overlay)
-        pixels = pixels + share * (grey - pixels)
+        pixels += share * (grey - pixels)
     return pixels

@@ -79,7 +79,9 @@ def sensitivity_of(drawing: Drawing, delta_months: float = DELTA_MONTHS) -> AgeS
     younger, older = max(own - delta_months, 0.0), own + delta_months
 
     def per_month(before: FloatImage, after: FloatImage) -> FloatImage:
-        return np.abs(after - before) * np.float32(_GREY_LEVELS / (older - younger))
+        change: FloatImage = np.abs(after - before)
+        change *= np.float32(_GREY_LEVELS / (older - younger))
+        return change
 
     return AgeSensitivity(
         whole=per_month(draw_at_age(drawing, younger), draw_at_age(drawing, older)),

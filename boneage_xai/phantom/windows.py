@@ -27,7 +27,8 @@ def grow(window: Window, margin: int, shape: tuple[int, int]) -> Window:
 
 def area(window: Window) -> int:
     """Return the number of pixels in a window."""
-    return (window[0].stop - window[0].start) * (window[1].stop - window[1].start)
+    height, width = (int(part.stop - part.start) for part in window)
+    return height * width
 
 
 def join(one: Window, other: Window) -> Window:
