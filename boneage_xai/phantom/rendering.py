@@ -234,7 +234,7 @@ def draw(
     """
     settings = settings or PhantomSettings()
     skeleton = build_skeleton(hand, maturities(hand, region_ages), draw_pose(settings, seed))
-    frame = _frame(skeleton, draw_framing(settings, seed), settings.size_px)
+    frame = frame_of(skeleton, draw_framing(settings, seed), settings.size_px)
     depth, thickness = soft_tissue(hand, skeleton, frame.finer(FINER))
     texture = texture_field(settings, seed, frame)
     bones = draw_bones(skeleton, frame.finer(FINER), texture)
@@ -260,36 +260,14 @@ def draw(
     )
 
 
-def part_map(
-    hand: Hand,
-    settings: PhantomSettings,
-    seed: int = 0,
-    region_ages: Mapping[str, float] | None = None,
-) -> RegionMap:
-    """Label every bone and epiphysis of a hand without drawing it, and without a marker.
+def frame_of(skeleton: Skeleton, framing: Framing, size_px: int) -> Frame:
+    """Return the grid that shows the whole hand, fingers up.
 
     Args:
-        hand: as for ``render``, like all that follow.
-        settings: size, side and nuisances.
-        seed: of the nuisances.
-        region_ages: region name to age in months.
-
-    Returns:
-        (H, W) labels, see ``anatomy.PART_NAMES``.
-
-    Raises:
-        ConfigError: as ``render``.
+        skeleton: the placed bones.
+        framing: how much the image shows.
+        size_px: longer side of the image.
     """
-    skeleton = build_skeleton(hand, maturities(hand, region_ages), draw_pose(settings, seed))
-    fine = _frame(skeleton, draw_framing(settings, seed), settings.size_px).finer(FINER)
-    depth, _ = soft_tissue(hand, skeleton, fine)
-    found = [outline(part, fine) for part in skeleton.parts]
-    outlines = [one for one in found if one is not None]
-    return label_parts(outlines, depth, mirrored=settings.side == "right")
-
-
-def _frame(skeleton: Skeleton, framing: Framing, size_px: int) -> Frame:
-    """Return the grid that shows the whole hand, fingers up."""
     height_mm = _IMAGE_HEIGHT_MM * skeleton.scale * framing.zoom
     width_mm = height_mm * framing.aspect
     tips = [point for ray in skeleton.rays.values() for point in ray]
@@ -389,7 +367,9 @@ def expose(shadow: Field, film: Film, at: Window) -> FloatImage:
     """
     exposure = film.exposure
     fine = np.exp(-shadow)
-    passed = (fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2]) / 4
+    # Column by column, so that the mirror image is the same to the last bit.
+    pairs = fine[::2] + fine[1::2]
+    passed = (pairs[:, ::2] + pairs[:, 1::2]) / 4
     passed *= np.broadcast_to(film.heel, film.shape)[at]
     passed = ndimage.gaussian_filter(passed, film.blur_sd_px, truncate=BLUR_TRUNCATE)
     if film.noise is not None:
