@@ -384,5 +384,5 @@ def expose(shadow: Field, film: Film, at: Window) -> FloatImage:
     pixels: FloatImage = np.clip(shown, 0, 1).astype(np.float32)
     if film.overlay is not None:
         share, grey = (field[at] for field in film.overlay)
-        pixels += share * (grey - pixels)
+        pixels = pixels * (1 - share) + grey * share
     return pixels
