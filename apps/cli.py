@@ -22,6 +22,17 @@ from apps.console import (
     say_table,
     with_interval,
 )
+from apps.options import (
+    CacheOption,
+    ColumnOption,
+    DataOption,
+    JsonOption,
+    RunArgument,
+    SkipOption,
+    SplitOption,
+    device,
+)
+from apps.phantoms import intervene, phantom
 from apps.sources import one_cohort, parse_columns, say_cohorts
 from boneage_xai import __version__
 from boneage_xai.data.cohort import inspect_images, read_source
@@ -37,50 +48,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder from `train`.")]
-DataOption = Annotated[
-    Path,
-    typer.Option("--data", metavar="SOURCE", help="Folder in a known layout, or a label table."),
-]
-ColumnOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--column",
-        metavar="ROLE=HEADER",
-        help="Header of a role (id, sex, male, age, chronological_age, image, dir) "
-        "in a table of your own.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-CacheOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache",
-        metavar="DIR",
-        help="Where prepared pixels are kept. [default: $BONEAGE_XAI_CACHE or the user's cache]",
-    ),
-]
-SkipOption = Annotated[
-    bool,
-    typer.Option(
-        "--skip-problems",
-        help="Go on without the rows that `cohort` reports as errors; their number is recorded.",
-    ),
-]
-SplitOption = Annotated[
-    Literal["held-out", "validation", "train", "all"],
-    typer.Option(
-        help="held-out: every case of SOURCE that the run was not trained on; "
-        "validation, train: those parts of the run's own data; all: every case."
-    ),
-]
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @app.command()
@@ -139,21 +106,7 @@ def cohort(
         raise typer.Exit(2)
 
 
-@app.command()
-def phantom(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
-    n: Annotated[int, typer.Option("--n", help="Number of radiographs.", min=1)] = 1000,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.", min=0)] = 0,
-) -> None:
-    """Write a cohort of phantom radiographs in the RSNA layout, with region maps.
-
-    Example: boneage-xai phantom phantoms --n 500 --seed 1
-    """
-    from boneage_xai.phantom.cohorts import write_cohort
-
-    with bars("Drawing phantoms") as (bar,):
-        write_cohort(out, n, seed=seed, progress=bar)
-    say(f"{n} phantoms in {out}")
+app.command()(phantom)
 
 
 @app.command()
@@ -252,7 +205,7 @@ def evaluate(
     from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
     from boneage_xai.models.checkpoint import load_run
 
-    trained = load_run(run, _device())
+    trained = load_run(run, device())
     chosen, left_out = one_cohort(data, column, skip_problems, trained.manifest.data.cohort)
     with bars("Decoding", "Predicting", quiet=as_json) as (decoding, predicting):
         prepared = prepare_run(
@@ -309,7 +262,7 @@ def predict(
     from boneage_xai.predict import predict_pixels
 
     radiograph: Radiograph = read_radiograph(image)
-    trained = load_run(run, _device())
+    trained = load_run(run, device())
     pixels = preprocess(radiograph, trained.preprocessing).pixels[np.newaxis]
     is_male = np.array([Sex(sex).is_male])
     months = float(predict_pixels(trained.network, pixels, is_male)[0])
@@ -367,7 +320,7 @@ def attribute(
     from boneage_xai.attribution.interface import AttributionSettings
     from boneage_xai.models.checkpoint import load_run
 
-    trained = load_run(run, _device())
+    trained = load_run(run, device())
     chosen, left_out = one_cohort(data, column, skip_problems, trained.manifest.data.cohort)
     with bars("Decoding", "Attributing") as (decoding, attributing):
         prepared = prepare_run(
@@ -397,6 +350,9 @@ def attribute(
             f"{summary['n']} cases, {name}: {completeness}, "
             f"{summary['median_seconds'][name]:.2f} s a case"
         )
+
+
+app.command()(intervene)
 
 
 @app.command()

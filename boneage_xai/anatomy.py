@@ -197,6 +197,33 @@ CENTRES: Mapping[str, OssificationCentre] = MappingProxyType(
 )
 """Every ossification centre by id."""
 
+
+def epiphysis_id(bone_id: str) -> str:
+    """Return the id of a bone's epiphysis as a part of its own, until it is fused."""
+    return f"{bone_id}_epiphysis"
+
+
+_MARKER_PART = 255
+
+
+def _part_names() -> dict[int, str]:
+    parts = [BACKGROUND, SOFT_TISSUE]
+    for bone_id, centre in CENTRES.items():
+        parts.append(bone_id)
+        if centre.site != "whole":
+            parts.append(epiphysis_id(bone_id))
+    # The marker lies over everything, and parts that are added later leave its value alone.
+    return {**dict(enumerate(parts)), _MARKER_PART: MARKER}
+
+
+PART_NAMES: Mapping[int, str] = MappingProxyType(_part_names())
+"""Label value to bone or epiphysis, as written in the maps of single parts."""
+
+PART_LABELS: Mapping[str, int] = MappingProxyType(
+    {name: value for value, name in PART_NAMES.items()}
+)
+"""Bone or epiphysis to label value: the inverse of ``PART_NAMES``."""
+
 AGE_REGIONS: tuple[str, ...] = tuple(dict.fromkeys(c.region for c in CENTRES.values()))
 """Regions that hold ossification centres, and so can have an age of their own."""
 

@@ -235,6 +235,10 @@ class AnalysisFolder:
         """Return one row per case, method and region, None without region maps."""
         return self._optional("regions.parquet")
 
+    def interventions(self) -> pd.DataFrame | None:
+        """Return one row per phantom and region, None before ``intervene``."""
+        return self._optional("interventions.parquet")
+
     def maps(self) -> zarr.Group | None:
         """Return the Zarr group of inputs, maps and activations, None before ``attribute``."""
         folder = self.path / "attributions.zarr"

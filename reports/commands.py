@@ -30,9 +30,17 @@ def _attribute(detail: Detail) -> list[str]:
     return words
 
 
+def _intervene(detail: Detail) -> list[str]:
+    words = ["--delta-months", f"{detail.get('delta_months', 12.0):g}"]
+    if detail.get("limit") is not None:
+        words += ["--limit", str(detail["limit"])]
+    return words
+
+
 _OPTIONS: dict[str, Callable[[Detail], list[str]]] = {
     "evaluate": _evaluate,
     "attribute": _attribute,
+    "intervene": _intervene,
 }
 
 

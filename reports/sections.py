@@ -19,6 +19,7 @@ from boneage_xai.figures.training import learning_curve
 from boneage_xai.store import AnalysisFolder
 from reports.attribution_sections import activations, attributions, regions
 from reports.blocks import Block, Drawing, Headline, HeadlineNumber, Section, Table, Text
+from reports.intervention_section import interventions
 from reports.provenance import provenance
 from reports.summary import explanation_sentences
 from reports.wording import (
@@ -339,6 +340,7 @@ SECTIONS: dict[str, Callable[[AnalysisFolder], Section | None]] = {
     "attributions": attributions,
     "activations": activations,
     "regions": regions,
+    "interventions": interventions,
     "provenance": provenance,
 }
 
@@ -353,5 +355,9 @@ ADDED_BY: dict[str, tuple[str, str]] = {
     "attributions": ("What the network looks at", ATTRIBUTE),
     "activations": ("Activation maps by layer", ATTRIBUTE),
     "regions": ("Months per hand region", f"{ATTRIBUTE} on a source with region maps (`labels/`)"),
+    "interventions": (
+        "What each region causes",
+        "`boneage-xai intervene RUN --data PHANTOMS --out {folder}` on phantoms",
+    ),
 }
 """Title of each section that can be missing, and the step that would add it."""

@@ -204,6 +204,28 @@ def maturities(hand: Hand, region_ages: Mapping[str, float] | None = None) -> di
     }
 
 
+def region_maturities(
+    hand: Hand, region_ages: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Return the maturity of every region: the mean over its ossification centres.
+
+    Args:
+        hand: the individual.
+        region_ages: as for ``maturities``.
+
+    Returns:
+        Region to maturity in [0, 1], in the order of ``anatomy.AGE_REGIONS``.
+
+    Raises:
+        ConfigError: as ``maturities``.
+    """
+    maturity = maturities(hand, region_ages)
+    return {
+        region: float(np.mean([maturity[centre.centre_id] for centre in centres_of(region)]))
+        for region in AGE_REGIONS
+    }
+
+
 def length_share(sex: Sex, age_months: float) -> float:
     """Return the share of its adult length that a bone has at an age, in (0, 1]."""
     return float(np.interp(age_months, _LENGTH_MONTHS[sex], _LENGTH_SHARE[sex]))

@@ -7,7 +7,7 @@ Each has its own random stream, derived from the seed and the nuisance's place i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +17,7 @@ from scipy import ndimage
 from boneage_xai.phantom.settings import PhantomSettings
 from boneage_xai.phantom.shapes import Field, Frame
 from boneage_xai.phantom.skeleton import Pose
+from boneage_xai.phantom.windows import Window
 
 # The order is part of what a seed means: append only.
 _STREAMS = (
@@ -63,8 +64,8 @@ class Exposure:
 
     soft: float = 1.0
     bone: float = 1.0
-    scatter: float = 0.15
-    enhancement: float = 0.3
+    scatter: float = 0.0
+    enhancement: float = 0.0
     window: float = 1.45
     gamma: float = 0.95
     brightness: float = 0.0
@@ -99,11 +100,23 @@ class Marker:
     initials: str
     turn_deg: float
     plate: float
+    side: str = "L"
 
 
 @dataclass(frozen=True)
 class Collimation:
-    """A collimated plate: its edges as shares of the room beside the hand, tilt, and greys."""
+    """A collimated plate.
+
+    Args:
+        inset: its edges, left, right, top and bottom, in shares of the image; as drawn, in
+            shares of the room beside the hand.
+        tilt_rad: its turn.
+        inside_grey: scatter inside.
+        outside_grey: grey outside.
+        rim_grey: grey of its rim.
+        rim: width of the rim in shares of the image's height.
+        softness: width over which its edge fades, likewise.
+    """
 
     inset: tuple[float, float, float, float]
     tilt_rad: float
@@ -252,7 +265,7 @@ def texture_field(settings: PhantomSettings, seed: int, frame: Frame) -> Field |
 
 
 def draw_marker(
-    settings: PhantomSettings, seed: int, depth_mm: Field, frame: Frame
+    settings: PhantomSettings, seed: int, depth_mm: Field, frame: Frame, always: bool = False
 ) -> Marker | None:
     """Draw a marker and put it where it covers the hand least.
 
@@ -261,6 +274,7 @@ def draw_marker(
         seed: seed of the image.
         depth_mm: (2H, 2W) depth below the skin on the fine grid.
         frame: the image's grid.
+        always: whether also the images that would have none get theirs.
 
     Returns:
         The marker, None when off or when this image has none.
@@ -275,9 +289,10 @@ def draw_marker(
     plate = float(rng.uniform(0.04, 0.22))
     places = rng.uniform(0.01, 0.99, (14, 2))
     places[:7, 0] *= 0.3
-    if absent:
+    if absent and not always:
         return None
-    marker = Marker(0, 0, letter, initials, turn, plate)
+    side = settings.side[0].upper()
+    marker = Marker(0, 0, letter, initials, turn, plate, side)
     height, width = marker_field(marker).shape
     room = depth_mm.shape[0] - height, depth_mm.shape[1] - width
     if min(room) <= 0:
@@ -288,16 +303,29 @@ def draw_marker(
         covered = float(np.mean(depth_mm[top : top + height : 4, left : left + width : 4] > 0))
         if covered < least:
             best, least = (left, top), covered
-    return Marker(best[0], best[1], letter, initials, turn, plate)
+    return replace(marker, left_px=best[0], top_px=best[1])
 
 
 def marker_field(marker: Marker) -> Field:
     """Return (h, w) in [0, 1] how much of the beam the marker takes: letters 1, plate less."""
-    return _marker_picture(marker.letter_px, marker.initials, marker.turn_deg, marker.plate)
+    return _marker_picture(
+        marker.letter_px, marker.initials, marker.turn_deg, marker.plate, marker.side
+    )
+
+
+def marker_window(marker: Marker) -> Window:
+    """Return rows and columns of a marker's picture on the fine grid."""
+    height, width = marker_field(marker).shape
+    return (
+        slice(marker.top_px, marker.top_px + height),
+        slice(marker.left_px, marker.left_px + width),
+    )
 
 
 @lru_cache(maxsize=8)
-def _marker_picture(letter_px: int, initials: str, turn_deg: float, plate: float) -> Field:
+def _marker_picture(
+    letter_px: int, initials: str, turn_deg: float, plate: float, side: str
+) -> Field:
     width, height = int(1.1 * letter_px), int(1.75 * letter_px)
     picture = Image.new("L", (width, height), round(255 * plate))
     draw = ImageDraw.Draw(picture)
@@ -305,7 +333,13 @@ def _marker_picture(letter_px: int, initials: str, turn_deg: float, plate: float
     left, top = round(0.27 * letter_px), round(0.14 * letter_px)
     draw.rectangle((left, top, left + bar, top + letter_px), fill=255)
     foot = round(0.6 * letter_px)
-    draw.rectangle((left, top + letter_px - bar, left + foot, top + letter_px), fill=255)
+    if side == "L":
+        draw.rectangle((left, top + letter_px - bar, left + foot, top + letter_px), fill=255)
+    else:
+        half = top + letter_px // 2
+        bowl = (left, top, left + foot, half + bar // 2)
+        draw.rounded_rectangle(bowl, radius=bar, outline=255, width=bar)
+        draw.line((left + bar, half, left + foot, top + letter_px), fill=255, width=bar)
     font = ImageFont.load_default(max(6.0, 0.42 * letter_px))
     draw.text((0.2 * letter_px, 1.2 * letter_px), initials, fill=255, font=font)
     turned = picture.rotate(turn_deg, Image.Resampling.BILINEAR, expand=True)
@@ -334,25 +368,25 @@ def draw_collimation(settings: PhantomSettings, seed: int) -> Collimation | None
 
 
 def collimate(
-    shown: Field, collimation: Collimation, room: tuple[float, float, float, float]
+    shown: Field, collimation: Collimation, shape: tuple[int, int], at: tuple[slice, slice]
 ) -> Field:
-    """Return the image with scatter inside the plate and what lies outside it covered.
+    """Return a part of the image with scatter inside the plate and what lies outside covered.
 
     Args:
-        shown: (H, W) grey in [0, 1].
+        shown: (h, w) the part.
         collimation: the plate.
-        room: free space left, right, above and below the hand, in shares of the image.
+        shape: (H, W) of the whole image.
+        at: rows and columns of the part.
     """
-    height, width = shown.shape
+    height, width = shape
     x = (np.arange(width, dtype=np.float32) + np.float32(0.5))[None, :] / np.float32(width) - 0.5
     y = (np.arange(height, dtype=np.float32) + np.float32(0.5))[:, None] / np.float32(height) - 0.5
+    x, y = x[:, at[1]], y[at[0]]
     sine, cosine = math.sin(collimation.tilt_rad), math.cos(collimation.tilt_rad)
     ratio = width / height
     turned_x = x * cosine - y * (sine / ratio)
     turned_y = y * cosine + x * (sine * ratio)
-    left, right, top, bottom = (
-        share * free for share, free in zip(collimation.inset, room, strict=True)
-    )
+    left, right, top, bottom = collimation.inset
     # Distance to the nearest edge as a share of the image, softened over a pixel or more.
     edge = np.minimum(
         np.minimum(turned_x + 0.5 - left, 0.5 - right - turned_x),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from boneage_xai.anatomy import epiphysis_id
 from boneage_xai.phantom.growth import MATURITY_AT_FUSION, MATURITY_AT_PUBERTY
 from boneage_xai.phantom.shapes import Solid
 
@@ -22,12 +23,14 @@ class Part:
     """A piece of bone to draw.
 
     Args:
+        part_id: the bone or epiphysis it shows, see ``anatomy.PART_NAMES``.
         solid: its shape.
         region: the region it belongs to.
         presence: share of it that is there, in [0, 1]: a fusing bone is a blend of its
             separate pieces and the whole.
     """
 
+    part_id: str
     solid: Solid
     region: str
     presence: float = 1.0
@@ -38,6 +41,7 @@ class EpiphysisSite:
     """Where and how large a bone's epiphysis is.
 
     Args:
+        bone_id: the bone.
         at_head: at the head of the bone (metacarpals 2-5, forearm), or else at its base.
         height_mm: its extent along the bone when mature.
         scale: size of the hand against the median adult man's.
@@ -46,6 +50,7 @@ class EpiphysisSite:
         domed: whether its joint surface is a dome.
     """
 
+    bone_id: str
     at_head: bool
     height_mm: float
     scale: float
@@ -67,15 +72,16 @@ def ossify(whole: Solid, site: EpiphysisSite, maturity: float) -> list[Part]:
     """
     closing = ramp(maturity, 0.25, MATURITY_AT_FUSION)
     fused = _INTERLOCKED * closing + (1 - _INTERLOCKED) * ramp(maturity, MATURITY_AT_FUSION, 1.0)
-    parts = [Part(whole, site.shaft_region, fused)] if fused > 0 else []
+    parts = [Part(site.bone_id, whole, site.shaft_region, fused)] if fused > 0 else []
     if fused < 1:
         young, mature = _PLATE_MM
         plate = (young + (mature - young) * closing) * math.sqrt(site.scale)
         zone = min(1.06 * site.height_mm + plate, 0.4 * whole.length_mm)
-        parts.append(Part(_shaft(whole, site.at_head, zone), site.shaft_region, 1 - fused))
+        shaft = _shaft(whole, site.at_head, zone)
+        parts.append(Part(site.bone_id, shaft, site.shaft_region, 1 - fused))
         if maturity > 0:
             epiphysis = _epiphysis(whole, site, maturity, zone, plate)
-            parts.append(Part(epiphysis, site.region, 1 - fused))
+            parts.append(Part(epiphysis_id(site.bone_id), epiphysis, site.region, 1 - fused))
     return parts
 
 

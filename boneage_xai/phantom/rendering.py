@@ -3,93 +3,187 @@
 Rays are attenuated by the thickness they meet (Beer-Lambert), the image shows the attenuation
 through the detector's tone curve. Every nuisance draws from a random stream of its own that
 is derived from the seed, so two renderings that share a seed differ only in what was asked.
+
+Three stages: the scene (skeleton, grid, soft tissue, mineral of every piece of bone), its
+attenuation, and the film that shows it. The last two work on any window of the image, pixel by
+pixel but for the blur, so that a part of an image can be drawn again by itself.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, overload
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
-from boneage_xai import anatomy
-from boneage_xai.anatomy import REGION_LABELS, REGION_NAMES
+from boneage_xai.phantom.boxes import RegionBox, box_of
+from boneage_xai.phantom.faults import NOTHING, Planted
+from boneage_xai.phantom.film import BLUR_TRUNCATE, ENHANCED_TRUNCATE, SOFT_PER_MM, Film, draw_film
 from boneage_xai.phantom.growth import Hand, maturities
+from boneage_xai.phantom.labelling import Outline, label_parts, label_regions, outline
 from boneage_xai.phantom.nuisances import (
     Exposure,
     Framing,
     Irregularity,
     Marker,
     collimate,
-    draw_collimation,
-    draw_exposure,
     draw_framing,
     draw_marker,
     draw_pose,
-    heel_gradient,
     irregularity,
     marker_field,
-    noise_field,
+    marker_window,
     texture_field,
 )
 from boneage_xai.phantom.settings import PhantomSettings
-from boneage_xai.phantom.shapes import Field, Frame, locate, mineral_mm
-from boneage_xai.phantom.skeleton import Landmark, Skeleton, build_skeleton
+from boneage_xai.phantom.shapes import Field, Frame, mineral_mm
+from boneage_xai.phantom.skeleton import Skeleton, build_skeleton
 from boneage_xai.phantom.soft_tissue import soft_tissue
-from boneage_xai.types import FloatImage, LabelImage, RegionMap
+from boneage_xai.phantom.windows import Window, mirror, overlap, whole
+from boneage_xai.types import FloatImage, RegionMap
 
-# Attenuation at hand-film energies, per mm: soft tissue, cortical bone beyond soft tissue.
-_SOFT_PER_MM = 0.0175
+# Attenuation at hand-film energies, per mm of cortical bone beyond soft tissue.
 _BONE_PER_MM = 0.060
 _MARKER_ATTENUATION = 1.9
-_FINER = 2
-# Gaussians of scattered radiation and of the edge enhancement, in shares of the longer side.
-_SCATTER_SPREAD = 0.06
-_ENHANCED_SPREAD = 0.012
+FINER = 2
+"""Rows and columns of the grid that is drawn on, for each of the image's."""
+
 # Height of the image in mm for an adult man's hand, and where its carpus lies.
 _IMAGE_HEIGHT_MM = 292.0
 _CARPUS_AT = (0.495, 0.695)
-
-
-@dataclass(frozen=True)
-class RegionBox:
-    """The box that a reader would draw around a joint, the wrist or a forearm bone.
-
-    Args:
-        region: ``DIP``, ``PIP``, ``MCP``, ``wrist``, ``radius`` or ``ulna``.
-        finger: 1 to 5, None for wrist and forearm.
-        x_px: x of the centre.
-        y_px: y of the centre.
-        width_px: width.
-        height_px: height.
-    """
-
-    region: str
-    finger: int | None
-    x_px: float
-    y_px: float
-    width_px: float
-    height_px: float
+# How far a plate may end above the lower edge of the image, where the forearm leaves it.
+_ROOM_BELOW = 0.06
 
 
 @dataclass(frozen=True, eq=False)
-class PhantomImage:
-    """One rendered radiograph with the truth about its regions.
+class BarePhantom:
+    """One rendered radiograph.
 
     Args:
         pixels: (H, W) float32 in [0, 1], bone bright.
-        regions: (H, W) labels on the same grid, see ``anatomy.REGION_NAMES``.
         boxes: joints, wrist and distal forearm bones.
         mm_per_px: size of a pixel in the plane of the hand.
     """
 
     pixels: FloatImage
-    regions: RegionMap
     boxes: tuple[RegionBox, ...]
     mm_per_px: float
+
+
+@dataclass(frozen=True, eq=False)
+class PhantomImage(BarePhantom):
+    """One rendered radiograph with the truth about its regions.
+
+    Args:
+        regions: (H, W) labels on the same grid, see ``anatomy.REGION_NAMES``.
+        parts: (H, W) labels of every bone and epiphysis, see ``anatomy.PART_NAMES``.
+    """
+
+    regions: RegionMap
+    parts: RegionMap
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnBone:
+    """A piece of bone on the fine grid.
+
+    Args:
+        outline: where it lies.
+        squared_mineral: (h, w) square of its mineral in mm of cortical bone, in its window.
+    """
+
+    outline: Outline
+    squared_mineral: Field
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A drawn hand with all that went into it, so that a part of it can be drawn again.
+
+    The scene is that of a left hand; ``marker``, ``film`` and ``pixels`` are as seen.
+
+    Args:
+        hand: the individual.
+        settings: size and nuisances.
+        seed: of the nuisances.
+        planted: faults of the image.
+        skeleton: the placed bones.
+        frame: the image's grid.
+        uneven: irregular outlines and tissue, None for even ones.
+        texture: (2H, 2W) relative density of spongy bone, None for an even one.
+        depth_mm: (2H, 2W) depth below the skin.
+        thickness_mm: (2H, 2W) thickness of the soft tissue.
+        bones: every piece of bone that lies in the image, in the order of drawing.
+        marker: the lead marker, None where there is none.
+        film: what exposes it.
+        pixels: (H, W) float32 in [0, 1].
+    """
+
+    hand: Hand
+    settings: PhantomSettings
+    seed: int
+    planted: Planted
+    skeleton: Skeleton
+    frame: Frame
+    uneven: Irregularity | None
+    texture: Field | None
+    depth_mm: Field
+    thickness_mm: Field
+    bones: tuple[DrawnBone, ...]
+    marker: Marker | None
+    film: Film
+    pixels: FloatImage
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the image shows the scene the other way round."""
+        return self.settings.side == "right"
+
+    def regions(self) -> RegionMap:
+        """Return (H, W) labels of the regions, see ``anatomy.REGION_NAMES``."""
+        return label_regions(
+            [bone.outline for bone in self.bones],
+            self.skeleton.landmarks,
+            self.depth_mm,
+            self.frame.finer(FINER),
+            self.marker,
+            self.mirrored,
+        )
+
+    def parts(self) -> RegionMap:
+        """Return (H, W) labels of every bone and epiphysis, see ``anatomy.PART_NAMES``."""
+        outlines = [bone.outline for bone in self.bones]
+        return label_parts(outlines, self.depth_mm, self.marker, self.mirrored)
+
+    def boxes(self) -> tuple[RegionBox, ...]:
+        """Return the boxes of joints, wrist and distal forearm bones."""
+        return tuple(box_of(one, self.frame, self.mirrored) for one in self.skeleton.landmarks)
+
+
+@overload
+def render(
+    hand: Hand,
+    settings: PhantomSettings | None = None,
+    seed: int = 0,
+    region_ages: Mapping[str, float] | None = None,
+    *,
+    planted: Planted = NOTHING,
+    labels: Literal[True] = True,
+) -> PhantomImage: ...
+
+
+@overload
+def render(
+    hand: Hand,
+    settings: PhantomSettings | None = None,
+    seed: int = 0,
+    region_ages: Mapping[str, float] | None = None,
+    *,
+    planted: Planted = NOTHING,
+    labels: Literal[False],
+) -> BarePhantom: ...
 
 
 def render(
@@ -97,51 +191,93 @@ def render(
     settings: PhantomSettings | None = None,
     seed: int = 0,
     region_ages: Mapping[str, float] | None = None,
-) -> PhantomImage:
+    *,
+    planted: Planted = NOTHING,
+    labels: bool = True,
+) -> BarePhantom:
     """Draw the radiograph of a hand.
 
     Args:
         hand: the individual, which sets size and shape.
-        settings: size and nuisances, the default includes all.
+        settings: size, side and nuisances, the default includes all nuisances.
         seed: of the nuisances.
         region_ages: region name to age in months for regions whose ossification is moved
             away from the hand's own age; size and everything else stay.
+        planted: faults of the image.
+        labels: whether label maps are made; without them it takes less time.
 
     Returns:
-        Pixels, label map and boxes.
+        Pixels and boxes, and with labels the maps of regions and parts.
 
     Raises:
         ConfigError: a region without ossification centres, or an age that is negative.
     """
+    drawing = draw(hand, settings, seed, region_ages, planted)
+    boxes, mm_per_px = drawing.boxes(), drawing.frame.mm_per_px
+    if not labels:
+        return BarePhantom(drawing.pixels, boxes, mm_per_px)
+    return PhantomImage(drawing.pixels, boxes, mm_per_px, drawing.regions(), drawing.parts())
+
+
+def draw(
+    hand: Hand,
+    settings: PhantomSettings | None = None,
+    seed: int = 0,
+    region_ages: Mapping[str, float] | None = None,
+    planted: Planted = NOTHING,
+) -> Drawing:
+    """Draw a hand and keep what went into it.
+
+    Args:
+        hand: as for ``render``, like all that follow.
+        settings: size, side and nuisances.
+        seed: of the nuisances.
+        region_ages: region name to age in months.
+        planted: faults of the image.
+
+    Raises:
+        ConfigError: as ``render``.
+    """
     settings = settings or PhantomSettings()
     skeleton = build_skeleton(hand, maturities(hand, region_ages), draw_pose(settings, seed))
-    framing = draw_framing(settings, seed)
-    frame = _frame(skeleton, framing, settings.size_px)
-    fine = frame.finer(_FINER)
-
-    depth, thickness = soft_tissue(hand, skeleton, fine)
+    frame = frame_of(skeleton, draw_framing(settings, seed), settings.size_px)
+    mirrored = settings.side == "right"
     uneven = irregularity(settings, seed, frame)
-    if uneven is not None:
-        thickness = thickness * uneven.thickness
+    depth, thickness = soft_tissue(hand, skeleton, frame.finer(FINER), uneven)
     texture = texture_field(settings, seed, frame)
-    mineral, labels = _draw_bones(skeleton, fine, depth, texture, uneven)
-    exposure = draw_exposure(settings, seed)
-    attenuation = (exposure.soft * _SOFT_PER_MM) * thickness
-    attenuation += (exposure.bone * _BONE_PER_MM) * mineral
-    marker = draw_marker(settings, seed, depth, frame)
-    if marker is not None:
-        _add_marker(attenuation, labels, marker)
-    pixels = _expose(attenuation, exposure, settings, seed, _room(skeleton, frame))
-    return PhantomImage(
-        pixels=pixels,
-        regions=RegionMap(_coarse_labels(labels), dict(REGION_NAMES)),
-        boxes=tuple(_box(landmark, frame) for landmark in skeleton.landmarks),
-        mm_per_px=frame.mm_per_px,
+    bones = draw_bones(skeleton, frame.finer(FINER), texture, uneven)
+    seen_depth, seen_thickness = (f[:, ::-1] if mirrored else f for f in (depth, thickness))
+    marker = draw_marker(settings, seed, seen_depth, frame, always=planted.marker_grey is not None)
+    room = _room(skeleton, frame, mirrored)
+    film = draw_film(settings, seed, seen_thickness, room, marker, planted)
+    shadow = attenuation(thickness, bones, marker, film.exposure, mirrored, whole(film.shape))
+    pixels = expose(shadow, film, whole(film.shape))
+    return Drawing(
+        hand,
+        settings,
+        seed,
+        planted,
+        skeleton,
+        frame,
+        uneven,
+        texture,
+        depth,
+        thickness,
+        bones,
+        marker,
+        film,
+        pixels,
     )
 
 
-def _frame(skeleton: Skeleton, framing: Framing, size_px: int) -> Frame:
-    """Return the grid that shows the whole hand, fingers up."""
+def frame_of(skeleton: Skeleton, framing: Framing, size_px: int) -> Frame:
+    """Return the grid that shows the whole hand, fingers up.
+
+    Args:
+        skeleton: the placed bones.
+        framing: how much the image shows.
+        size_px: longer side of the image.
+    """
     height_mm = _IMAGE_HEIGHT_MM * skeleton.scale * framing.zoom
     width_mm = height_mm * framing.aspect
     tips = [point for ray in skeleton.rays.values() for point in ray]
@@ -167,157 +303,116 @@ def _frame(skeleton: Skeleton, framing: Framing, size_px: int) -> Frame:
     )
 
 
-def _draw_bones(
-    skeleton: Skeleton,
-    frame: Frame,
-    depth: Field,
-    texture: Field | None,
-    uneven: Irregularity | None,
-) -> tuple[Field, LabelImage]:
-    """Return mineral in mm of cortical bone and labels, both on the fine grid."""
-    mineral = np.zeros((frame.height_px, frame.width_px), dtype=np.float32)
-    labels = (depth > 0).astype(np.uint8) * np.uint8(REGION_LABELS[anatomy.SOFT_TISSUE])
-    skin = depth > 0
-    side = frame.mm_per_px * max(frame.height_px, frame.width_px)
-    # Zones first, so that bones keep their own names where they reach into one.
-    zone_of = {"wrist": anatomy.CARPALS}
-    for landmark in skeleton.landmarks:
-        if landmark.finger is None:
-            region = zone_of.get(landmark.region, landmark.region)
-            _label_zone(labels, skin, frame, landmark, REGION_LABELS[region])
-    for part in skeleton.parts:
-        window = frame.window(part.solid.reach_mm(), 0.0 if uneven is None else uneven.reach * side)
-        if window is None:
-            continue
-        rows, columns, x, y = window
-        if uneven is not None:
-            x = x + np.float32(side) * uneven.shift_x[rows, columns]
-            y = y + np.float32(side) * uneven.shift_y[rows, columns]
-        inside = locate(part.solid, x, y)
-        grain = None if texture is None else texture[rows, columns]
-        # Bones lie side by side more than on top of each other: where their outlines meet,
-        # a plain sum would be too bright. A fusing bone is a blend of two drawings.
-        drawn = mineral_mm(part.solid, inside, grain)
-        mineral[rows, columns] += np.float32(part.presence) * drawn * drawn
-        labels[rows, columns][inside.edge_mm > 0] = REGION_LABELS[part.region]
-    for landmark in skeleton.landmarks:
-        if landmark.finger is not None:
-            _label_zone(labels, skin, frame, landmark, REGION_LABELS[landmark.region])
-    return np.sqrt(mineral), labels
+def _room(skeleton: Skeleton, frame: Frame, mirrored: bool) -> tuple[float, float, float, float]:
+    """Return the free space left, right, above and below the hand in shares of the image."""
+    free = 9.0 * skeleton.scale / frame.mm_per_px
+    points = [frame.to_px(x, y) for ray in skeleton.rays.values() for x, y in ray]
+    xs, ys = zip(*points, strict=True)
+    sides = (min(xs) - free) / frame.width_px, 1 - (max(xs) + free) / frame.width_px
+    left, right = (max(0.0, share) for share in (sides[::-1] if mirrored else sides))
+    return left, right, max(0.0, (min(ys) - free) / frame.height_px), _ROOM_BELOW
 
 
-def _label_zone(
-    labels: LabelImage, skin: np.ndarray, frame: Frame, landmark: Landmark, value: int
-) -> None:
-    reach = math.hypot(landmark.half_across_mm, landmark.half_along_mm)
-    window = frame.window(
-        (
-            landmark.x_mm - reach,
-            landmark.x_mm + reach,
-            landmark.y_mm - reach,
-            landmark.y_mm + reach,
-        )
-    )
-    if window is None:
-        return
-    rows, columns, x, y = window
-    sine, cosine = math.sin(landmark.angle_rad), math.cos(landmark.angle_rad)
-    dx, dy = x - np.float32(landmark.x_mm), y - np.float32(landmark.y_mm)
-    across = np.abs(dx * np.float32(cosine) - dy * np.float32(sine))
-    along = np.abs(dx * np.float32(sine) + dy * np.float32(cosine))
-    inside = (across <= landmark.half_across_mm) & (along <= landmark.half_along_mm)
-    labels[rows, columns][inside & skin[rows, columns]] = value
+def draw_bones(
+    skeleton: Skeleton, fine: Frame, texture: Field | None, uneven: Irregularity | None
+) -> tuple[DrawnBone, ...]:
+    """Return every piece of bone that lies in the image, on the fine grid."""
+    found = [outline(part, fine, uneven) for part in skeleton.parts]
+    return tuple(draw_bone(one, texture) for one in found if one is not None)
 
 
-def _add_marker(attenuation: Field, labels: LabelImage, marker: Marker) -> None:
-    """Lay the marker over attenuation and labels, in place: both are the rendering's own."""
-    cover = marker_field(marker)
-    rows = slice(marker.top_px, marker.top_px + cover.shape[0])
-    columns = slice(marker.left_px, marker.left_px + cover.shape[1])
-    attenuation[rows, columns] += np.float32(_MARKER_ATTENUATION) * cover
-    labels[rows, columns][cover > 0] = REGION_LABELS[anatomy.MARKER]
+def draw_bone(place: Outline, texture: Field | None) -> DrawnBone:
+    """Return a piece of bone with its mineral.
+
+    Args:
+        place: where it lies on the fine grid.
+        texture: (2H, 2W) relative density of spongy bone, None for an even one.
+    """
+    grain = None if texture is None else texture[place.rows, place.columns]
+    drawn = mineral_mm(place.part.solid, place.inside, grain)
+    # A fusing bone is a blend of two drawings.
+    return DrawnBone(place, np.float32(place.part.presence) * drawn * drawn)
 
 
-def _expose(
-    attenuation: Field,
+def attenuation(
+    thickness_mm: Field,
+    bones: Sequence[DrawnBone],
+    marker: Marker | None,
     exposure: Exposure,
-    settings: PhantomSettings,
-    seed: int,
-    room: tuple[float, float, float, float],
-) -> FloatImage:
-    """Return the image that detector and display make of the attenuation."""
-    height, width = attenuation.shape[0] // _FINER, attenuation.shape[1] // _FINER
-    fine = np.exp(-attenuation)
-    passed = (fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2]) / 4
-    passed *= heel_gradient(settings, seed, (height, width))
-    if exposure.scatter:
-        passed = passed + np.float32(exposure.scatter) * _blurred(passed, _SCATTER_SPREAD)
-        passed /= np.float32(1 + exposure.scatter)
-    passed = ndimage.gaussian_filter(
-        passed, exposure.blur_px * settings.size_px / 256, truncate=3.0
-    )
-    noise = noise_field(settings, seed, (height, width))
-    if noise is not None:
-        passed += noise * np.sqrt(np.maximum(passed, np.float32(0)))
+    mirrored: bool,
+    at: Window,
+) -> Field:
+    """Return the attenuation in a window of the image.
+
+    Args:
+        thickness_mm: (2H, 2W) thickness of the soft tissue, of a left hand.
+        bones: pieces of bone, of a left hand.
+        marker: the marker as seen.
+        exposure: energy of the beam.
+        mirrored: whether the image shows the hand the other way round.
+        at: (h, w) rows and columns of the image.
+
+    Returns:
+        (2h, 2w) on the fine grid, as seen.
+    """
+    rows, seen = slice(2 * at[0].start, 2 * at[0].stop), slice(2 * at[1].start, 2 * at[1].stop)
+    columns = mirror(seen, thickness_mm.shape[1]) if mirrored else seen
+    squared = np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=np.float32)
+    for bone in bones:
+        place = bone.outline
+        both = overlap((rows, columns), (place.rows, place.columns))
+        if both is not None:
+            squared[both[0]] += bone.squared_mineral[both[1]]
+    # Bones lie side by side more than on top of each other: where their outlines meet, a
+    # plain sum would be too bright.
+    soft, bone_mm = thickness_mm[rows, columns], np.sqrt(squared)
+    shadow: Field = np.float32(SOFT_PER_MM * exposure.soft) * soft
+    shadow += np.float32(_BONE_PER_MM * exposure.bone) * bone_mm
+    if mirrored:
+        shadow = shadow[:, ::-1].copy()
+    if marker is not None:
+        cover = marker_field(marker)
+        both = overlap((rows, seen), marker_window(marker))
+        if both is not None:
+            shadow[both[0]] += np.float32(_MARKER_ATTENUATION) * cover[both[1]]
+    return shadow
+
+
+def expose(shadow: Field, film: Film, at: Window) -> FloatImage:
+    """Return a window of the image that detector and display make of the attenuation.
+
+    Args:
+        shadow: (2h, 2w) attenuation of the window.
+        film: the film.
+        at: rows and columns of the window. Within ``film.reach_px`` of an edge that is not
+            the image's own, the result is not that of the whole image.
+
+    Returns:
+        (h, w) float32 in [0, 1].
+    """
+    exposure = film.exposure
+    fine = np.exp(-shadow)
+    # Column by column, so that the mirror image is the same to the last bit.
+    pairs = fine[::2] + fine[1::2]
+    passed = (pairs[:, ::2] + pairs[:, 1::2]) / 4
+    if film.scattered is not None:
+        passed = passed / np.float32(1 + exposure.scatter) + film.scattered[at]
+    passed *= np.broadcast_to(film.heel, film.shape)[at]
+    passed = ndimage.gaussian_filter(passed, film.blur_sd_px, truncate=BLUR_TRUNCATE)
+    if film.noise is not None:
+        passed += film.noise[at] * np.sqrt(np.maximum(passed, np.float32(0)))
     shown = -np.log(np.maximum(passed, np.float32(1e-3))) / np.float32(exposure.window)
     if exposure.enhancement:
-        shown += np.float32(exposure.enhancement) * (shown - _blurred(shown, _ENHANCED_SPREAD))
+        blurred = ndimage.gaussian_filter(shown, film.enhanced_sd_px, truncate=ENHANCED_TRUNCATE)
+        shown += np.float32(exposure.enhancement) * (shown - blurred)
     shown = np.clip(shown + np.float32(0.04), 0, 1.0) ** np.float32(exposure.gamma)
     shown = np.float32(exposure.brightness) + np.float32(exposure.contrast) * shown
-    collimation = draw_collimation(settings, seed)
-    if collimation is not None:
-        shown = collimate(shown, collimation, room)
+    if film.collimation is not None:
+        shown = collimate(shown, film.collimation, film.shape, at)
+    if film.lift:
+        shown = np.float32(film.lift) + np.float32(1 - film.lift) * shown
     pixels: FloatImage = np.clip(shown, 0, 1).astype(np.float32)
+    if film.overlay is not None:
+        share, grey = (field[at] for field in film.overlay)
+        pixels = pixels * (1 - share) + grey * share
     return pixels
-
-
-def _blurred(image: Field, spread: float) -> Field:
-    """Return the image under a Gaussian of this spread (share of its longer side), coarsely."""
-    height, width = image.shape
-    sigma_px = spread * max(height, width)
-    step = max(1, int(sigma_px / 1.5))
-    size = max(1, width // step), max(1, height // step)
-    coarse = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
-    coarse = ndimage.gaussian_filter(coarse, sigma_px * size[1] / height, truncate=3.0)
-    resized = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(resized)
-
-
-def _room(skeleton: Skeleton, frame: Frame) -> tuple[float, float, float, float]:
-    """Return the free space left, right, above and below the hand in shares of the image."""
-    margin = 9.0 * skeleton.scale
-    points = [frame.to_px(x, y) for ray in skeleton.rays.values() for x, y in ray]
-    free = margin / frame.mm_per_px
-    xs, ys = zip(*points, strict=True)
-    left, right = min(xs) - free, frame.width_px - max(xs) - free
-    return (
-        max(0.0, left / frame.width_px),
-        max(0.0, right / frame.width_px),
-        max(0.0, (min(ys) - free) / frame.height_px),
-        0.06,
-    )
-
-
-def _coarse_labels(labels: LabelImage) -> LabelImage:
-    """Return labels on the image's grid: the highest of each block, so that thin bone stays."""
-    rows = np.maximum(labels[::2], labels[1::2])
-    coarse: LabelImage = np.maximum(rows[:, ::2], rows[:, 1::2])
-    return coarse
-
-
-def _box(landmark: Landmark, frame: Frame) -> RegionBox:
-    x, y = frame.to_px(landmark.x_mm, landmark.y_mm)
-    # Readers draw upright boxes around what is turned.
-    sine, cosine = abs(math.sin(landmark.angle_rad)), abs(math.cos(landmark.angle_rad))
-    across, along = landmark.half_across_mm, landmark.half_along_mm
-    turned = landmark.finger is not None
-    half_x = across * cosine + 0.5 * along * sine if turned else across
-    half_y = along * cosine + 0.5 * across * sine if turned else along
-    return RegionBox(
-        landmark.region,
-        landmark.finger,
-        x,
-        y,
-        2 * half_x / frame.mm_per_px,
-        2 * half_y / frame.mm_per_px,
-    )

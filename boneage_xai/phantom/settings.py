@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+Side = Literal["left", "right"]
 
 
 class PhantomSettings(BaseModel):
@@ -13,6 +17,7 @@ class PhantomSettings(BaseModel):
 
     Args:
         size_px: longer side of the image.
+        side: the hand that lies on the film; a right one is the mirror image of a left one.
         pose: finger spread and bending, thumb abduction, rotation, shift.
         framing: how much of the image the hand fills, and the aspect of the image.
         texture: trabecular texture of spongy bone.
@@ -22,12 +27,13 @@ class PhantomSettings(BaseModel):
         noise: quantum noise.
         heel_effect: gradient of the beam across the image.
         collimation: tilted collimated plates and bright borders in a share of the images.
-        marker: the ``L`` with initials, on its plate.
+        marker: the ``L`` or ``R`` with initials, on its plate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size_px: int = Field(default=256, ge=64, le=2048)
+    side: Side = "left"
     pose: bool = True
     framing: bool = True
     texture: bool = True
@@ -55,3 +61,9 @@ class PhantomSettings(BaseModel):
             collimation=False,
             marker=False,
         )
+
+
+NUISANCES: tuple[str, ...] = tuple(
+    name for name, field in PhantomSettings.model_fields.items() if field.annotation is bool
+)
+"""The switches of ``PhantomSettings``."""

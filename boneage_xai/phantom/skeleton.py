@@ -254,6 +254,7 @@ class _Builder:
             flat=FLAT[bone.row],
         )
         site = EpiphysisSite(
+            bone_id,
             at_head=centre.site == "head",
             height_mm=widths[3] * self.scale,
             scale=self.scale,
@@ -284,7 +285,7 @@ class _Builder:
             marrow=0.6,
             mineral=self.hand.mineral_scale,
         )
-        return [Part(solid, anatomy.MCP)]
+        return [Part("sesamoid", solid, anatomy.MCP)]
 
     def carpals(self) -> list[Part]:
         """Place the carpals that have appeared, from round seeds to their adult shape."""
@@ -325,7 +326,7 @@ class _Builder:
                 mineral=self.hand.mineral_scale,
                 flat=0.78,
             )
-            parts.append(Part(solid, anatomy.CARPALS))
+            parts.append(Part(bone_id, solid, anatomy.CARPALS))
         return parts
 
     def forearm(self) -> list[Part]:
@@ -356,7 +357,7 @@ class _Builder:
                 flat=FOREARM_FLAT[bone_id],
             )
             site = EpiphysisSite(
-                True, height * self.scale, self.scale, bone_id, bone_id, domed=False
+                bone_id, True, height * self.scale, self.scale, bone_id, bone_id, domed=False
             )
             parts += ossify(whole, site, self.maturity[bone_id])
         return parts

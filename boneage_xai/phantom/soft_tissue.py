@@ -11,6 +11,7 @@ from PIL import Image
 
 from boneage_xai.anatomy import FINGERS
 from boneage_xai.phantom.growth import Hand, length_share
+from boneage_xai.phantom.nuisances import Irregularity
 from boneage_xai.phantom.shapes import Field, Frame, chord_mm
 from boneage_xai.phantom.skeleton import Skeleton
 
@@ -26,7 +27,9 @@ Limb = tuple[float, float, float, float, float, float, float]
 """A tapered limb: x0, y0, x1, y1, half-width at both ends, half-thickness (mm)."""
 
 
-def soft_tissue(hand: Hand, skeleton: Skeleton, frame: Frame) -> tuple[Field, Field]:
+def soft_tissue(
+    hand: Hand, skeleton: Skeleton, frame: Frame, uneven: Irregularity | None = None
+) -> tuple[Field, Field]:
     """Return outline and thickness of the soft tissue.
 
     Fingers, palm, ball of the thumb and forearm are tapered limbs that melt into each other.
@@ -35,6 +38,7 @@ def soft_tissue(hand: Hand, skeleton: Skeleton, frame: Frame) -> tuple[Field, Fi
         hand: the individual.
         skeleton: its placed bones.
         frame: grid to draw on; an even number of pixels each way.
+        uneven: how its thickness varies, None for an even one.
 
     Returns:
         (H, W) depth below the skin in mm (positive inside) and (H, W) thickness in mm.
@@ -55,7 +59,8 @@ def soft_tissue(hand: Hand, skeleton: Skeleton, frame: Frame) -> tuple[Field, Fi
     size = (frame.width_px, frame.height_px)
     depth = np.asarray(Image.fromarray(depth).resize(size, Image.Resampling.BILINEAR))
     half = np.asarray(Image.fromarray(half).resize(size, Image.Resampling.BILINEAR))
-    return depth, chord_mm(depth, half)
+    thickness = chord_mm(depth, half)
+    return depth, thickness if uneven is None else thickness * uneven.thickness
 
 
 def _melt(limbs: Field, x: Field, y: Field, softness: np.float32) -> tuple[Field, Field]:

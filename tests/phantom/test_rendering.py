@@ -14,12 +14,11 @@ from boneage_xai.phantom import nuisances
 from boneage_xai.phantom.cohorts import draw_cases, render_case
 from boneage_xai.phantom.growth import Hand, median_hand, sample_hand
 from boneage_xai.phantom.rendering import render
-from boneage_xai.phantom.settings import PhantomSettings
+from boneage_xai.phantom.settings import NUISANCES, PhantomSettings
 from boneage_xai.phantom.shapes import Frame, Solid, locate, mineral_mm
 from boneage_xai.types import Sex
 
 CLEAN = PhantomSettings.clean(192)
-SWITCHES = [name for name in PhantomSettings.model_fields if name != "size_px"]
 
 
 def hand_of(age_months: float, sex: Sex = Sex.MALE, seed: int = 0) -> Hand:
@@ -121,7 +120,7 @@ def test_rendering_is_repeatable_and_leaves_global_randomness_alone() -> None:
     assert np.array_equal(np.random.get_state()[1], before)
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("switch", NUISANCES)
 def test_a_switch_leaves_the_draws_of_all_others(switch: str) -> None:
     on = PhantomSettings()
     off = on.model_copy(update={switch: False})
@@ -145,7 +144,7 @@ def test_a_switch_leaves_the_draws_of_all_others(switch: str) -> None:
             "marker": nuisances.draw_marker(settings, seed, depth, frame),
         }
 
-    assert set(draws(on, 0)) == set(SWITCHES)
+    assert set(draws(on, 0)) == set(NUISANCES)
     differing: set[str] = set()
     for seed in range(6):
         with_it, without_it = draws(on, seed), draws(off, seed)

@@ -1,0 +1,54 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder from `train`.")]
+DataOption = Annotated[
+    Path,
+    typer.Option("--data", metavar="SOURCE", help="Folder in a known layout, or a label table."),
+]
+AnalysisOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Analysis folder.")]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="ROLE=HEADER",
+        help="Header of a role (id, sex, male, age, chronological_age, image, dir) "
+        "in a table of your own.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Where prepared pixels are kept. [default: $BONEAGE_XAI_CACHE or the user's cache]",
+    ),
+]
+SkipOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-problems",
+        help="Go on without the rows that `cohort` reports as errors; their number is recorded.",
+    ),
+]
+SplitOption = Annotated[
+    Literal["held-out", "validation", "train", "all"],
+    typer.Option(
+        help="held-out: every case of SOURCE that the run was not trained on; "
+        "validation, train: those parts of the run's own data; all: every case."
+    ),
+]
+
+
+def device() -> str:
+    """Return where networks are put: the GPU where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

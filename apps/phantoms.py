@@ -1,0 +1,165 @@
+"""The commands on phantoms: drawing cohorts, and intervening on their hands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from apps.console import bars, say, say_json, say_table
+from apps.options import (
+    AnalysisOption,
+    CacheOption,
+    JsonOption,
+    RunArgument,
+    SplitOption,
+    device,
+)
+from apps.sources import one_cohort
+from boneage_xai.errors import ConfigError
+from boneage_xai.phantom.faults import Fault
+from boneage_xai.phantom.settings import NUISANCES, PhantomSettings
+
+
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
+    n: Annotated[int, typer.Option("--n", help="Number of radiographs.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.", min=0)] = 0,
+    ages: Annotated[
+        Literal["rsna", "uniform"], typer.Option(help="Distribution of the ages.")
+    ] = "rsna",
+    reader_sd_months: Annotated[
+        float, typer.Option(help="Spread of one reader's labels from 5 years on.", min=0.0)
+    ] = 6.0,
+    size: Annotated[int, typer.Option(help="Longer side in pixels.", min=64, max=2048)] = 256,
+    nuisances: Annotated[
+        Literal["all", "none"], typer.Option(help="Whether nuisances are drawn.")
+    ] = "all",
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NUISANCE", help=f"Leave one out: {', '.join(NUISANCES)}."),
+    ] = None,
+    side: Annotated[Literal["left", "right"], typer.Option(help="The hand on the film.")] = "left",
+    fault: Annotated[
+        list[Fault] | None, typer.Option(help="Plant a fault for tools to find; repeatable.")
+    ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Write maps of the sensitivity to age, too.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes. [default: all cores]", min=1)
+    ] = None,
+) -> None:
+    """Write a cohort of phantom radiographs in the RSNA layout, with the truth about them.
+
+    Example: boneage-xai phantom phantoms --n 500 --seed 1
+    """
+    from boneage_xai.phantom.cohorts import read_phantom_cohort, write_cohort
+
+    settings = _settings(size, side, nuisances, without or [])
+    with bars("Drawing phantoms") as (bar,):
+        write_cohort(
+            out,
+            n,
+            seed=seed,
+            settings=settings,
+            ages=ages,
+            reader_sd_months=reader_sd_months,
+            workers=workers,
+            progress=bar,
+            faults=fault or (),
+            sensitivity=sensitivity,
+        )
+    error = read_phantom_cohort(out)[0].irreducible_error
+    say(
+        f"{n} phantoms in {out}; a perfect reader of the truth has an MAE of "
+        f"{error.realised_mae_months:.2f} months against these labels"
+    )
+
+
+def _settings(
+    size: int, side: Literal["left", "right"], nuisances: str, without: list[str]
+) -> PhantomSettings:
+    if unknown := [name for name in without if name not in NUISANCES]:
+        raise ConfigError(f"--without: expected one of {', '.join(NUISANCES)}, found {unknown[0]}")
+    every = PhantomSettings(size_px=size) if nuisances == "all" else PhantomSettings.clean(size)
+    return every.model_copy(update={"side": side, **dict.fromkeys(without, False)})
+
+
+def intervene(
+    run: RunArgument,
+    data: Annotated[
+        Path, typer.Option("--data", metavar="PHANTOMS", help="Folder from `phantom`.")
+    ],
+    out: AnalysisOption,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many cases, evenly over sex and age.", min=1)
+    ] = None,
+    delta_months: Annotated[
+        float, typer.Option(help="Step in a region's age to either side.", min=0.1, max=60.0)
+    ] = 12.0,
+    split: SplitOption = "held-out",
+    cache: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Move one region of each phantom in age and measure what the prediction does.
+
+    Example: boneage-xai intervene demo/run --data demo/phantoms --out demo/analysis --limit 100
+    """
+    from boneage_xai.analysis.interventions import intervene_run, summarise_interventions
+    from boneage_xai.analysis.run_analysis import prepare_run
+    from boneage_xai.models.checkpoint import load_run
+    from boneage_xai.phantom.cohorts import read_phantom_cohort
+
+    manifest, phantoms = read_phantom_cohort(data)
+    trained = load_run(run, device())
+    chosen, _ = one_cohort(data, None, False, trained.manifest.data.cohort)
+    with bars("Decoding", "Intervening", quiet=as_json) as (decoding, intervening):
+        prepared = prepare_run(
+            trained, chosen, source=str(data), split=split, cache_folder=cache, progress=decoding
+        )
+        folder = intervene_run(
+            prepared,
+            manifest,
+            phantoms,
+            out,
+            limit=limit,
+            delta_months=delta_months,
+            progress=intervening,
+        )
+    table = folder.interventions()
+    if table is None:
+        return
+    summary = summarise_interventions(table)
+    if as_json:
+        say_json(
+            {
+                "n": folder.manifest["steps"]["intervene"]["n"],
+                "delta_months": delta_months,
+                "regions": _records(summary),
+                "by_sex_and_age": _records(summarise_interventions(table, by=("sex", "age"))),
+            }
+        )
+        return
+    say_table(
+        f"{summary['n'].max()} phantoms ({split}): months of prediction per month of region age",
+        ["", "effect (95% interval)", "pictures changed", "maturity change"],
+        [
+            [
+                str(row["region"]).replace("_", " "),
+                f"{row['slope_months_per_month']:+.2f}"
+                + ("" if row["low"] is None else f" ({row['low']:+.2f} to {row['high']:+.2f})"),
+                f"{row['n_changed']} of {row['n']}",
+                f"{row['maturity_change']:+.2f}",
+            ]
+            for row in _records(summary)
+        ],
+    )
+    say(f"Written to {out}; `boneage-xai report {out}` makes it readable")
+
+
+def _records(summary: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table, with None where a number is unknown."""
+    rows: list[dict[str, Any]] = summary.to_dict("records")
+    return [{key: None if value != value else value for key, value in row.items()} for row in rows]
