@@ -74,6 +74,11 @@ class Hand:
         width_scale: width of all bones relative to the median.
         soft_tissue_scale: width of fingers, palm and forearm relative to the median.
         mineral_scale: density of bone relative to the median.
+        cortex_scale: thickness of the cortex relative to the median.
+        waist_scale: width of the shafts' waists relative to the median.
+        joint_scale: width of the joint spaces relative to the median.
+        plate_scale: width of the growth plates relative to the median.
+        interlock: share of bone that shows through a growth plate when fusion begins.
     """
 
     sex: Sex
@@ -83,6 +88,11 @@ class Hand:
     width_scale: float = 1.0
     soft_tissue_scale: float = 1.0
     mineral_scale: float = 1.0
+    cortex_scale: float = 1.0
+    waist_scale: float = 1.0
+    joint_scale: float = 1.0
+    plate_scale: float = 1.0
+    interlock: float = 0.45
 
 
 def median_hand(sex: Sex, age_months: float) -> Hand:
@@ -122,7 +132,7 @@ def sample_hand(sex: Sex, age_months: float, rng: np.random.Generator) -> Hand:
     own_pace = dict(zip(CENTRES, rng.standard_normal(len(CENTRES)), strict=True))
     row_length = dict(zip(rows, rng.standard_normal(len(rows)), strict=True))
     own_length = dict(zip(BONES, rng.standard_normal(len(BONES)), strict=True))
-    size, width, soft, mineral = rng.standard_normal(4)
+    size, width, soft, mineral, cortex, waist, joint, plate, interlock = rng.standard_normal(9)
 
     def pace(centre_id: str) -> float:
         row = BONES[CENTRES[centre_id].bone_id].row
@@ -142,6 +152,11 @@ def sample_hand(sex: Sex, age_months: float, rng: np.random.Generator) -> Hand:
         width_scale=float(np.exp(0.05 * size + 0.045 * width)),
         soft_tissue_scale=float(np.exp(0.05 * size + 0.07 * soft)),
         mineral_scale=float(np.exp(0.10 * mineral)),
+        cortex_scale=float(np.exp(0.20 * cortex)),
+        waist_scale=float(np.exp(0.09 * waist)),
+        joint_scale=float(np.exp(0.25 * joint)),
+        plate_scale=float(np.exp(0.30 * plate)),
+        interlock=float(np.clip(0.45 + 0.15 * interlock, 0.1, 0.8)),
     )
 
 

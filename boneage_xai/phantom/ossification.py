@@ -11,9 +11,6 @@ from boneage_xai.phantom.shapes import Solid
 
 # Width of the growth plate in an adult-sized hand, young and when fusion begins.
 _PLATE_MM = (1.0, 0.45)
-# Epiphysis and shaft interlock, so that rays through the plate meet some bone of either: the
-# share of the whole bone that shows there when fusion begins.
-_INTERLOCKED = 0.45
 # The epiphysis is as wide as the shaft, and as high as it will be, at this maturity.
 _FULL_AT = 0.45
 
@@ -47,6 +44,9 @@ class EpiphysisSite:
         scale: size of the hand against the median adult man's.
         shaft_region: region of the shaft, and of the whole once fused.
         region: region of the epiphysis.
+        plate_scale: width of its growth plate relative to the median.
+        interlock: share of the whole bone that shows through the plate when fusion begins:
+            epiphysis and shaft interlock, so that rays meet some bone of either.
         domed: whether its joint surface is a dome.
     """
 
@@ -56,6 +56,8 @@ class EpiphysisSite:
     scale: float
     shaft_region: str
     region: str
+    plate_scale: float
+    interlock: float
     domed: bool = True
 
 
@@ -71,11 +73,12 @@ def ossify(whole: Solid, site: EpiphysisSite, maturity: float) -> list[Part]:
         maturity: of the centre, in [0, 1].
     """
     closing = ramp(maturity, 0.25, MATURITY_AT_FUSION)
-    fused = _INTERLOCKED * closing + (1 - _INTERLOCKED) * ramp(maturity, MATURITY_AT_FUSION, 1.0)
+    fused = site.interlock * closing
+    fused += (1 - site.interlock) * ramp(maturity, MATURITY_AT_FUSION, 1.0)
     parts = [Part(site.bone_id, whole, site.shaft_region, fused)] if fused > 0 else []
     if fused < 1:
         young, mature = _PLATE_MM
-        plate = (young + (mature - young) * closing) * math.sqrt(site.scale)
+        plate = site.plate_scale * (young + (mature - young) * closing) * math.sqrt(site.scale)
         zone = min(1.06 * site.height_mm + plate, 0.4 * whole.length_mm)
         shaft = _shaft(whole, site.at_head, zone)
         parts.append(Part(site.bone_id, shaft, site.shaft_region, 1 - fused))

@@ -171,7 +171,7 @@ class _Builder:
         landmarks: list[Landmark] = []
         x, y = self.place(*RAY_BASE_MM[finger])
         points = [(x, y)]
-        gap = JOINT_GAP_MM * self.scale
+        gap = JOINT_GAP_MM * self.hand.joint_scale * self.scale
         for order, bone_id in enumerate(bone_ids):
             shortening = METACARPAL_TILT[finger]
             if order:
@@ -222,7 +222,7 @@ class _Builder:
         widths = HALF_WIDTHS_MM.get(bone_id) or HALF_WIDTHS_MM[bone_id[:2]]
         thick = self.width * (FINGER_WIDTH[finger] if bone_id[:2] != "MC" else 1.0)
         base, waist, head = (thick * w for w in widths[:3])
-        waist *= 1.06 + 0.24 * self.youth
+        waist *= self.hand.waist_scale * (1.06 + 0.24 * self.youth)
         if bone_id[:2] == "MC":
             # The bases of young metacarpals stand apart.
             base *= 1 - 0.2 * self.youth
@@ -247,8 +247,8 @@ class _Builder:
             base_bow_mm=bow,
             base_tilt=tilt,
             head_bow_mm=0.3 * head if bone_id[:2] == "MC" else (0.0 if distal else -0.1 * head),
-            cortex_mm=0.42 * waist,
-            shell_mm=0.55 * math.sqrt(self.scale),
+            cortex_mm=0.42 * waist * self.hand.cortex_scale,
+            shell_mm=0.45 * math.sqrt(self.scale),
             marrow=0.2,
             mineral=self.hand.mineral_scale,
             flat=FLAT[bone.row],
@@ -260,6 +260,8 @@ class _Builder:
             scale=self.scale,
             shaft_region=bone.region,
             region=centre.region,
+            plate_scale=self.hand.plate_scale,
+            interlock=self.hand.interlock,
         )
         return ossify(whole, site, self.maturity[bone_id])
 
@@ -350,14 +352,22 @@ class _Builder:
                 head_round_mm=(0.22 if bone_id == "radius" else 0.5) * head * self.width,
                 head_bow_mm=-0.06 * head * self.width,
                 head_tilt=slope,
-                cortex_mm=0.5 * waist * self.width,
-                shell_mm=0.6 * math.sqrt(self.scale),
+                cortex_mm=0.5 * waist * self.width * self.hand.cortex_scale,
+                shell_mm=0.5 * math.sqrt(self.scale),
                 marrow=0.2,
                 mineral=self.hand.mineral_scale,
                 flat=FOREARM_FLAT[bone_id],
             )
             site = EpiphysisSite(
-                bone_id, True, height * self.scale, self.scale, bone_id, bone_id, domed=False
+                bone_id,
+                at_head=True,
+                height_mm=height * self.scale,
+                scale=self.scale,
+                shaft_region=bone_id,
+                region=bone_id,
+                plate_scale=self.hand.plate_scale,
+                interlock=self.hand.interlock,
+                domed=False,
             )
             parts += ossify(whole, site, self.maturity[bone_id])
         return parts
