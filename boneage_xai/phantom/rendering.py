@@ -105,6 +105,7 @@ class Drawing:
         settings: size and nuisances.
         seed: of the nuisances.
         planted: faults of the image.
+        maturity: centre id to maturity in [0, 1], as drawn.
         skeleton: the placed bones.
         frame: the image's grid.
         texture: (2H, 2W) relative density of spongy bone, None for an even one.
@@ -120,6 +121,7 @@ class Drawing:
     settings: PhantomSettings
     seed: int
     planted: Planted
+    maturity: Mapping[str, float]
     skeleton: Skeleton
     frame: Frame
     texture: Field | None
@@ -233,7 +235,8 @@ def draw(
         ConfigError: as ``render``.
     """
     settings = settings or PhantomSettings()
-    skeleton = build_skeleton(hand, maturities(hand, region_ages), draw_pose(settings, seed))
+    maturity = maturities(hand, region_ages)
+    skeleton = build_skeleton(hand, maturity, draw_pose(settings, seed))
     frame = frame_of(skeleton, draw_framing(settings, seed), settings.size_px)
     depth, thickness = soft_tissue(hand, skeleton, frame.finer(FINER))
     texture = texture_field(settings, seed, frame)
@@ -248,6 +251,7 @@ def draw(
         settings,
         seed,
         planted,
+        maturity,
         skeleton,
         frame,
         texture,
