@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from boneage_xai.analysis.evaluation import evaluate
+from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.attribution.batch import attribute_cohort
 from boneage_xai.attribution.interface import AttributionSettings
+from boneage_xai.attribution.interventions import ALL_REGIONS, SUM_OF_REGIONS
 from boneage_xai.store import AnalysisFolder, write_json, write_table
 from boneage_xai.types import RegionMap
 
@@ -97,7 +99,32 @@ def write_analysis(folder: Path, *, attribute: bool = True, seed: int = 3) -> Pa
                 "limit": 6,
             },
         )
+        detail = {"n": 6, "limit": 6, "delta_months": 12.0, "phantoms": {"faults": []}}
+        AnalysisFolder.add_step(folder, **identity, step="intervene", detail=detail)
+        write_table(folder / "interventions.parquet", interventions(frame.head(6), rng))
     return folder
+
+
+def interventions(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Return a table of interventions in which no ulna changes any picture."""
+    rows = []
+    for case in frame.to_dict("records"):
+        slopes = {region: rng.normal(0.1, 0.05) for region in AGE_REGIONS} | {"ulna": 0.0}
+        slopes |= {ALL_REGIONS: 0.9 * sum(slopes.values()), SUM_OF_REGIONS: sum(slopes.values())}
+        rows += [
+            {
+                "case_id": case["case_id"],
+                "sex": case["sex"],
+                "age_months": case["reference_months"],
+                "region": region,
+                "slope_months_per_month": slope,
+                "span_months": 24.0,
+                "maturity_change": 0.0 if region == "ulna" else 0.12,
+                "changed_px": 0 if region == "ulna" else 400,
+            }
+            for region, slope in slopes.items()
+        ]
+    return pd.DataFrame(rows)
 
 
 def _attribute(folder: Path, frame: pd.DataFrame, rng: np.random.Generator) -> None:

@@ -43,8 +43,10 @@ def draw_with_region_ages(drawing: Drawing, region_ages: Mapping[str, float]) ->
         ConfigError: a region without ossification centres, or an age that is negative.
     """
     hand = drawing.hand
-    pose = draw_pose(drawing.settings, drawing.seed)
-    skeleton = build_skeleton(hand, maturities(hand, region_ages), pose)
+    maturity = maturities(hand, region_ages)
+    if maturity == drawing.maturity:
+        return drawing.pixels.copy()
+    skeleton = build_skeleton(hand, maturity, draw_pose(drawing.settings, drawing.seed))
     if (skeleton.rays, skeleton.scale) != (drawing.skeleton.rays, drawing.skeleton.scale):
         # The outline of the hand moves with its bones: no part of the image can be kept.
         return draw(hand, drawing.settings, drawing.seed, region_ages, drawing.planted).pixels

@@ -109,6 +109,7 @@ class Drawing:
         settings: size and nuisances.
         seed: of the nuisances.
         planted: faults of the image.
+        maturity: centre id to maturity in [0, 1], as drawn.
         skeleton: the placed bones.
         frame: the image's grid.
         uneven: irregular outlines and tissue, None for even ones.
@@ -125,6 +126,7 @@ class Drawing:
     settings: PhantomSettings
     seed: int
     planted: Planted
+    maturity: Mapping[str, float]
     skeleton: Skeleton
     frame: Frame
     uneven: Irregularity | None
@@ -239,7 +241,8 @@ def draw(
         ConfigError: as ``render``.
     """
     settings = settings or PhantomSettings()
-    skeleton = build_skeleton(hand, maturities(hand, region_ages), draw_pose(settings, seed))
+    maturity = maturities(hand, region_ages)
+    skeleton = build_skeleton(hand, maturity, draw_pose(settings, seed))
     frame = frame_of(skeleton, draw_framing(settings, seed), settings.size_px)
     mirrored = settings.side == "right"
     uneven = irregularity(settings, seed, frame)
@@ -257,6 +260,7 @@ def draw(
         settings,
         seed,
         planted,
+        maturity,
         skeleton,
         frame,
         uneven,

@@ -74,6 +74,15 @@ def test_the_main_job(
     assert "2 cases, integrated_gradients: median gap" in capsys.readouterr().out
     assert cli(*attribute) == 2
     assert "--replace" not in capsys.readouterr().out
+    capsys.readouterr()
+    intervene = ["intervene", trained, "--data", phantoms, "--out", out, "--limit", "3"]
+    assert cli(*intervene, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["n"], found["delta_months"]) == (3, 12.0)
+    assert [row["region"] for row in found["regions"]][-2:] == ["all_regions", "sum_of_regions"]
+    assert read_json(out / "analysis.json")["steps"]["intervene"]["limit"] == 3
+    assert cli(*intervene) == 0
+    assert "pictures changed" in capsys.readouterr().out
     assert cli("report", out, "--out", tmp_path / "r.html") == 0
     assert (tmp_path / "r.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     image = next((phantoms / "boneage-training-dataset").glob("*.png"))
@@ -209,6 +218,21 @@ def test_bad_data_is_one_sentence_and_nothing_is_written(
             "expected a new or empty folder",
         ),
         (["phantom", "PHANTOMS", "--n", "1"], "exists already"),
+        (["phantom", "OUT", "--n", "1", "--without", "dust"], "dust"),
+        (
+            [
+                "phantom",
+                "OUT",
+                "--n",
+                "1",
+                "--without",
+                "marker",
+                "--fault",
+                "marker_brightness_encodes_age",
+            ],
+            "marker on",
+        ),
+        (["intervene", "RUN", "--data", "RUN", "--out", "OUT"], "no phantom.json"),
         (["demo", "--out", "RUN"], "expected a new folder"),
         (
             ["attribute", "RUN", "--data", "PHANTOMS", "--out", "OUT", "--method", "magic"],
@@ -245,6 +269,45 @@ def test_a_run_of_another_version_is_refused(
     out = tmp_path / "out"
     assert cli("evaluate", tmp_path / "run", "--data", phantoms, "--out", out) == 2
     assert_one_sentence(capsys.readouterr().err, "version 99")
+    assert not out.exists()
+
+
+def test_phantoms_as_asked_for(
+    cli: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "hands"
+    arguments = ["phantom", out, "--n", "3", "--size", "64", "--side", "right", "--ages", "uniform"]
+    arguments += ["--without", "noise", "--without", "pose", "--reader-sd-months", "0"]
+    arguments += ["--fault", "border_encodes_sex", "--sensitivity", "--workers", "1"]
+    assert cli(*arguments) == 0
+    assert "3 phantoms" in capsys.readouterr().out
+    manifest = read_json(out / "phantom.json")
+    assert manifest["faults"] == ["border_encodes_sex"]
+    settings = manifest["settings"]
+    assert (settings["side"], settings["noise"], settings["pose"]) == ("right", False, False)
+    assert settings["marker"]
+    assert len(list((out / "sensitivity").glob("*.npz"))) == 3
+    assert (
+        cli("phantom", tmp_path / "clean", "--n", "1", "--size", "64", "--nuisances", "none") == 0
+    )
+    assert not read_json(tmp_path / "clean" / "phantom.json")["settings"]["marker"]
+
+
+def test_interventions_need_the_phantoms_that_were_drawn(
+    cli: Run, trained: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    copy = tmp_path / "copy"
+    shutil.copytree(phantoms, copy)
+    for image in (copy / "boneage-training-dataset").glob("*.png"):
+        with Image.open(image) as picture:
+            turned = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        turned.save(image)
+    assert cli("intervene", trained, "--data", copy, "--out", out, "--limit", "2") == 2
+    assert_one_sentence(capsys.readouterr().err, "drawn by another version")
+    (copy / "phantom.json").unlink()
+    assert cli("intervene", trained, "--data", copy, "--out", out) == 2
+    assert_one_sentence(capsys.readouterr().err, "no phantom.json")
     assert not out.exists()
 
 

@@ -2,15 +2,28 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.phantom import cohorts
-from boneage_xai.phantom.cohorts import draw_cases, reader_sd, render_case, write_cohort
+from boneage_xai.phantom.cohorts import (
+    draw_cases,
+    read_phantom_cohort,
+    reader_sd,
+    render_case,
+    write_cohort,
+)
+from boneage_xai.phantom.faults import Fault
+from boneage_xai.phantom.growth import region_maturities
+from boneage_xai.phantom.manifest import irreducible_error
+from boneage_xai.phantom.sensitivity import DELTA_MONTHS, age_sensitivity
 from boneage_xai.phantom.settings import PhantomSettings
 from boneage_xai.regions.label_maps import read_region_map
 from boneage_xai.types import Sex
@@ -52,11 +65,18 @@ def test_layout_is_that_of_rsna(tmp_path: Path) -> None:
         regions = read_region_map(out / "labels" / name)
         assert np.array_equal(regions.labels, image.regions.labels)
         assert regions.names == image.regions.names
+        parts = read_region_map(out / "parts" / name)
+        assert np.array_equal(parts.labels, image.parts.labels)
+        assert parts.names == image.parts.names
     with (out / "truth.csv").open(encoding="utf-8") as stream:
         truth = list(csv.DictReader(stream))
     assert [float(row["age_months"]) for row in truth] == pytest.approx(
         [case.hand.age_months for case in cases], abs=1e-3
     )
+    for row, case in zip(truth, cases, strict=True):
+        found = {name: float(row[f"maturity_{name}"]) for name in AGE_REGIONS}
+        assert found == pytest.approx(region_maturities(case.hand), abs=1e-4)
+    assert not (out / "sensitivity").exists()
     manifest = json.loads((out / "phantom.json").read_text(encoding="utf-8"))
     assert manifest["settings"] == SMALL.model_dump()
     assert (manifest["seed"], manifest["n"], manifest["reader_sd_months"]) == (1, 5, 6.0)
@@ -64,11 +84,135 @@ def test_layout_is_that_of_rsna(tmp_path: Path) -> None:
 
 def test_bytes_do_not_depend_on_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cohorts, "_CASES_PER_TASK", 2)
-    one = content(write_cohort(tmp_path / "one", 5, seed=3, settings=SMALL, workers=1))
-    two = content(write_cohort(tmp_path / "two", 5, seed=3, settings=SMALL, workers=2))
+
+    def written(name: str, seed: int, workers: int) -> dict[str, bytes]:
+        return content(
+            write_cohort(
+                tmp_path / name,
+                5,
+                seed=seed,
+                settings=SMALL,
+                workers=workers,
+                faults=tuple(Fault),
+                sensitivity=True,
+            )
+        )
+
+    one, two, other = written("one", 3, 1), written("two", 3, 2), written("other", 4, 1)
     assert one == two
-    other = content(write_cohort(tmp_path / "other", 5, seed=4, settings=SMALL, workers=1))
-    assert all(one[name] != other[name] for name in one if name.endswith("1.png"))
+    assert sum(name.startswith("sensitivity/") for name in one) == 5
+    common = [name for name in one if name.endswith((".png", ".npz")) and name in other]
+    assert common
+    assert all(one[name] != other[name] for name in common)
+
+
+def test_sensitivity_on_disk_is_that_of_the_case(tmp_path: Path) -> None:
+    faults = (Fault.BORDER_ENCODES_SEX, Fault.ID_ENCODES_BRIGHTNESS)
+    out = write_cohort(
+        tmp_path / "hands", 3, seed=2, settings=SMALL, faults=faults, sensitivity=True
+    )
+    _, cases = read_phantom_cohort(out)
+    for case in cases:
+        expected = age_sensitivity(case.hand, SMALL, case.seed, planted=case.planted(faults))
+        with np.load(out / "sensitivity" / f"{case.case_id}.npz", allow_pickle=False) as found:
+            assert set(found.files) == {"whole", "delta_months", *AGE_REGIONS}
+            assert float(found["delta_months"]) == DELTA_MONTHS
+            for name, values in {"whole": expected.whole, **expected.by_region}.items():
+                assert found[name].dtype == np.float16
+                assert found[name] == pytest.approx(values, rel=1e-3, abs=1e-4)
+            if case.hand.sex is Sex.MALE:
+                assert not found["whole"][0].any()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cohort") / "hands"
+    return write_cohort(
+        folder,
+        6,
+        seed=9,
+        settings=SMALL.model_copy(update={"side": "right", "heel_effect": False}),
+        ages="uniform",
+        reader_sd_months=2.5,
+        faults=[Fault.ID_ENCODES_BRIGHTNESS, Fault.BORDER_ENCODES_SEX],
+    )
+
+
+def test_a_cohort_is_read_back(written: Path) -> None:
+    manifest, cases = read_phantom_cohort(written)
+    assert manifest.settings.side == "right"
+    assert not manifest.settings.heel_effect
+    assert manifest.faults == (Fault.BORDER_ENCODES_SEX, Fault.ID_ENCODES_BRIGHTNESS)
+    assert cases == draw_cases(6, 9, "uniform", 2.5, manifest.faults)
+    for case in cases:
+        image = render_case(case, manifest.settings, manifest.faults)
+        with Image.open(written / "boneage-training-dataset" / f"{case.case_id}.png") as picture:
+            grey = np.asarray(picture)
+        assert np.array_equal(grey, np.round(image.pixels * 255).astype(np.uint8))
+
+
+def damage(folder: Path, change: str) -> None:
+    manifest, truth = folder / "phantom.json", folder / "truth.csv"
+    content = json.loads(manifest.read_text())
+    if change == "no manifest":
+        manifest.unlink()
+    elif change == "version":
+        manifest.write_text(json.dumps({**content, "version": 1}))
+    elif change == "unknown key":
+        manifest.write_text(json.dumps({**content, "mood": 1}))
+    elif change == "seed":
+        manifest.write_text(json.dumps({**content, "seed": 10}))
+    elif change == "shorter truth":
+        truth.write_text("\n".join(truth.read_text().splitlines()[:-1]) + "\n")
+    elif change == "no truth":
+        truth.unlink()
+    elif change == "other truth":
+        truth.write_text(truth.read_text().replace(",M,", ",F,", 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ("no manifest", "no phantom.json"),
+        ("version", "version 1"),
+        ("unknown key", "mood"),
+        ("seed", "changed"),
+        ("shorter truth", "found 5"),
+        ("no truth", "truth of 6 phantoms"),
+        ("other truth", "changed"),
+    ],
+)
+def test_a_damaged_cohort_is_refused(
+    written: Path, tmp_path: Path, change: str, found: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(written, copy)
+    damage(copy, change)
+    with pytest.raises(DataError, match=found) as caught:
+        read_phantom_cohort(copy)
+    assert str(copy) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_irreducible_error_is_that_of_a_perfect_reader(written: Path) -> None:
+    cases = draw_cases(1500, seed=3)
+    ages = np.array([case.hand.age_months for case in cases])
+    labels = np.array([case.label_months for case in cases])
+    sds = np.array([case.reader_sd_months for case in cases])
+    error = irreducible_error(ages, labels, sds)
+    assert error.mean_reader_sd_months == pytest.approx(sds.mean(), abs=1e-3)
+    # Rounding adds little, the limits of the range take a little.
+    assert error.expected_mae_months == pytest.approx(math.sqrt(2 / math.pi) * sds.mean(), rel=0.02)
+    assert error.realised_mae_months == pytest.approx(np.abs(labels - ages).mean(), abs=1e-3)
+    assert error.realised_mae_months == pytest.approx(error.expected_mae_months, rel=0.06)
+    # An exact reader only rounds.
+    exact = irreducible_error([100.25, 7.5], [100, 8], [0.0, 0.0])
+    assert exact.expected_mae_months == pytest.approx((0.25 + 0.5) / 2)
+    assert exact.realised_mae_months == pytest.approx((0.25 + 0.5) / 2)
+    recorded = read_phantom_cohort(written)[0].irreducible_error
+    _, drawn = read_phantom_cohort(written)
+    errors = [abs(case.label_months - case.hand.age_months) for case in drawn]
+    assert recorded.realised_mae_months == pytest.approx(np.mean(errors), abs=1e-3)
 
 
 def test_smaller_cohort_begins_a_larger_one() -> None:

@@ -144,10 +144,12 @@ ATTRIBUTED = ("attributions.zarr", "attributions.parquet", "regions.parquet")
     [
         (ATTRIBUTED, {"attributions", "activations", "regions"}),
         (("regions.parquet",), {"regions"}),
+        (("interventions.parquet",), {"interventions"}),
         (("history.csv",), {"training"}),
         (("metrics.json", "predictions.parquet", "history.csv"),
          {"data", "performance", "agreement", "subgroups", "training"}),
-        (("metrics.json", "predictions.parquet", "history.csv", *ATTRIBUTED), set(ADDED_BY)),
+        (("metrics.json", "predictions.parquet", "history.csv", "interventions.parquet",
+          *ATTRIBUTED), set(ADDED_BY)),
     ],
 )  # fmt: skip
 def test_sections_without_inputs_are_left_out_and_the_step_is_named(
@@ -198,7 +200,7 @@ def test_a_folder_cannot_be_the_report(analysis_folder: Path, tmp_path: Path) ->
 
 def test_commands_can_be_pasted_into_a_shell(analysis_folder: Path) -> None:
     made = commands(AnalysisFolder.open(analysis_folder))
-    assert list(made) == ["evaluate", "attribute", "report"]
+    assert list(made) == ["evaluate", "attribute", "intervene", "report"]
     words = shlex.split(made["attribute"])
     assert words[:3] == ["boneage-xai", "attribute", "runs/toy"]
     assert words[words.index("--data") + 1] == "some folder/phantoms"
@@ -207,6 +209,21 @@ def test_commands_can_be_pasted_into_a_shell(analysis_folder: Path) -> None:
         "integrated_gradients",
         "gradient",
     ]
+    words = shlex.split(made["intervene"])
+    assert words[words.index("--delta-months") + 1] == "12"
+    assert words[words.index("--limit") + 1] == "6"
+
+
+def test_interventions_are_told_with_what_they_change(page: Page) -> None:
+    text = page.text
+    assert "12 months younger and older" in text
+    assert "0 of 6" in text
+    by_case = _csv(page, "interventions-3.csv")
+    summary = _csv(page, "interventions-2.csv").set_index("region")
+    means = by_case.groupby("region")["slope_months_per_month"].mean()
+    for region, value in summary["slope_months_per_month"].items():
+        assert value == pytest.approx(means[region])
+        assert months(value, signed=True, digits=2) in text
 
 
 def test_examples_are_spread_and_hold_the_largest_error() -> None:
