@@ -92,7 +92,7 @@ class Hand:
     waist_scale: float = 1.0
     joint_scale: float = 1.0
     plate_scale: float = 1.0
-    interlock: float = 0.45
+    interlock: float = 0.5
 
 
 def median_hand(sex: Sex, age_months: float) -> Hand:
@@ -156,7 +156,7 @@ def sample_hand(sex: Sex, age_months: float, rng: np.random.Generator) -> Hand:
         waist_scale=float(np.exp(0.09 * waist)),
         joint_scale=float(np.exp(0.25 * joint)),
         plate_scale=float(np.exp(0.30 * plate)),
-        interlock=float(np.clip(0.45 + 0.15 * interlock, 0.1, 0.8)),
+        interlock=float(np.clip(0.5 + 0.15 * interlock, 0.1, 0.85)),
     )
 
 

@@ -164,7 +164,7 @@ def draw_framing(settings: PhantomSettings, seed: int) -> Framing:
     if not settings.framing:
         return Framing()
     rng = stream(seed, "framing")
-    zoom = float(np.exp(np.clip(rng.normal(0.02, 0.17), -0.18, 0.65)))
+    zoom = float(np.exp(np.clip(rng.normal(-0.04, 0.16), -0.2, 0.6)))
     aspect = float(np.clip(rng.normal(_NORMAL_ASPECT, 0.085), 0.55, 1.1))
     shift = np.clip(rng.normal(0, (0.025, 0.035)), -0.08, 0.08)
     return Framing(zoom, aspect, (float(shift[0]), float(shift[1])))

@@ -10,7 +10,7 @@ from boneage_xai.phantom.growth import MATURITY_AT_FUSION, MATURITY_AT_PUBERTY
 from boneage_xai.phantom.shapes import Solid
 
 # Width of the growth plate in an adult-sized hand, young and when fusion begins.
-_PLATE_MM = (1.0, 0.45)
+_PLATE_MM = (0.9, 0.35)
 # The epiphysis is as wide as the shaft, and as high as it will be, at this maturity.
 _FULL_AT = 0.45
 
@@ -72,13 +72,14 @@ def ossify(whole: Solid, site: EpiphysisSite, maturity: float) -> list[Part]:
         site: its epiphysis.
         maturity: of the centre, in [0, 1].
     """
-    closing = ramp(maturity, 0.25, MATURITY_AT_FUSION)
+    closing = ramp(maturity, 0.1, 0.7)
     fused = site.interlock * closing
     fused += (1 - site.interlock) * ramp(maturity, MATURITY_AT_FUSION, 1.0)
     parts = [Part(site.bone_id, whole, site.shaft_region, fused)] if fused > 0 else []
     if fused < 1:
         young, mature = _PLATE_MM
         plate = site.plate_scale * (young + (mature - young) * closing) * math.sqrt(site.scale)
+        plate *= 0.6 if site.at_head and site.domed else 1.0
         zone = min(1.06 * site.height_mm + plate, 0.4 * whole.length_mm)
         shaft = _shaft(whole, site.at_head, zone)
         parts.append(Part(site.bone_id, shaft, site.shaft_region, 1 - fused))
@@ -118,18 +119,20 @@ def _epiphysis(
     cap = ramp(maturity, _FULL_AT, MATURITY_AT_FUSION)
     wide = 0.2 + 0.8 * growth + 0.05 * ramp(maturity, MATURITY_AT_PUBERTY, MATURITY_AT_FUSION)
     half = (whole.head_mm if site.at_head else whole.base_mm) * wide
-    thickness = min((zone_mm - plate_mm) * (0.34 + 0.66 * growth), 2 * half)
-    space = plate_mm + 0.3 * (zone_mm - plate_mm - thickness)
+    # It ossifies close to its shaft: metacarpal heads as balls upon it.
+    ball = site.at_head and site.domed
+    least, apart = (0.5, 0.04) if ball else (0.34, 0.2)
+    thickness = min((zone_mm - plate_mm) * (least + (1 - least) * growth), 2 * half)
+    space = plate_mm + apart * (zone_mm - plate_mm - thickness)
     # The rim of the cap grows towards the shaft.
     hollow = 0.14 * half * cap
     thickness += 0.6 * hollow
     space -= 0.6 * hollow
 
-    dome = site.at_head and site.domed
     corner = 0.48 * thickness
     tilt = (whole.head_tilt if site.at_head else whole.base_tilt) * wide
-    joint_bow = min(0.28 * thickness, 0.3 * half) if dome else -0.06 * half * wide
-    joint_round = max(corner, 0.55 * min(thickness, half)) if dome else corner
+    joint_bow = min(0.28 * thickness, 0.3 * half) if ball else -0.06 * half * wide
+    joint_round = max(corner, 0.55 * min(thickness, half)) if ball else corner
     start = whole.length_mm - zone_mm + space if site.at_head else zone_mm - space - thickness
     x, y = whole.point(start)
     epiphysis = Solid(
@@ -142,7 +145,7 @@ def _epiphysis(
         half * (0.95 if site.at_head else 1.0),
         cortex_mm=whole.shell_mm,
         shell_mm=whole.shell_mm,
-        marrow=0.5,
+        marrow=0.24,
         mineral=whole.mineral,
         flat=whole.flat,
     )

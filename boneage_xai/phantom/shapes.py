@@ -16,6 +16,7 @@ import numpy.typing as npt
 Field = npt.NDArray[np.float32]
 
 _STEP_MM = 0.35
+_END_PLATE = 0.45
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,8 @@ def mineral_mm(solid: Solid, inside: Inside, texture: Field | None = None) -> Fi
     if texture is not None:
         spongy = spongy * texture
     outer = _thickness_mm(inside, 0.0, inside.half_width_mm)
-    inner = _thickness_mm(inside, solid.shell_mm, inside.half_width_mm - cortex)
+    # The plate of bone that closes an end is the thinnest part of the cortex.
+    inner = _thickness_mm(inside, _END_PLATE * solid.shell_mm, inside.half_width_mm - cortex)
     solid_share = outer - (1 - spongy) * np.minimum(inner, outer)
     mineral: Field = np.float32(solid.mineral * solid.flat) * solid_share
     return mineral

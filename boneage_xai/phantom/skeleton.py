@@ -247,9 +247,9 @@ class _Builder:
             base_bow_mm=bow,
             base_tilt=tilt,
             head_bow_mm=0.3 * head if bone_id[:2] == "MC" else (0.0 if distal else -0.1 * head),
-            cortex_mm=0.42 * waist * self.hand.cortex_scale,
-            shell_mm=0.45 * math.sqrt(self.scale),
-            marrow=0.2,
+            cortex_mm=0.38 * waist * self.hand.cortex_scale,
+            shell_mm=0.38 * math.sqrt(self.scale),
+            marrow=0.13,
             mineral=self.hand.mineral_scale,
             flat=FLAT[bone.row],
         )
@@ -324,7 +324,7 @@ class _Builder:
                 head_bow_mm=size * bow1 * shape,
                 cortex_mm=0.5 * math.sqrt(self.scale),
                 shell_mm=0.5 * math.sqrt(self.scale),
-                marrow=0.34,
+                marrow=0.25,
                 mineral=self.hand.mineral_scale,
                 flat=0.78,
             )
@@ -354,7 +354,7 @@ class _Builder:
                 head_tilt=slope,
                 cortex_mm=0.5 * waist * self.width * self.hand.cortex_scale,
                 shell_mm=0.5 * math.sqrt(self.scale),
-                marrow=0.2,
+                marrow=0.13,
                 mineral=self.hand.mineral_scale,
                 flat=FOREARM_FLAT[bone_id],
             )

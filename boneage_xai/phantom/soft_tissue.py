@@ -112,10 +112,10 @@ def _limbs(hand: Hand, skeleton: Skeleton) -> Iterator[Limb]:
             yield (*root, *points[1], 14.0 * size, 12.5 * size, 13.5 * size)
             if finger == 5:
                 yield (*_beside(root, points[1]), *points[1], 15.0 * size, 12.0 * size, 13.0 * size)
-    # Webs between the fingers reach to about a third of the proximal phalanges.
-    webs = [_between(rays[f][1], rays[f][2], 0.2) for f in (2, 3, 4, 5)]
+    # Webs between the fingers reach to about half of the proximal phalanges.
+    webs = [_between(rays[f][1], rays[f][2], 0.36) for f in (2, 3, 4, 5)]
     for start, end in pairwise(webs):
-        yield (*start, *end, 8.5 * size, 8.5 * size, 9.5 * size)
+        yield (*start, *end, 10.0 * size, 10.0 * size, 9.5 * size)
     # The web of the thumb, and its ball.
     thumb, index = _between(rays[1][0], rays[1][1], 0.62), _between(rays[2][0], rays[2][1], 0.55)
     yield (*thumb, *index, 12.0 * size, 12.0 * size, 10.5 * size)

@@ -103,7 +103,7 @@ def mineral(drawing: Drawing) -> float:
     """Return the attenuation of the bones alone, summed over the image."""
     film = drawing.film
     none = np.zeros_like(drawing.thickness_mm)
-    return float(attenuation(none, drawing.bones, None, False, whole(film.shape)).sum())
+    return float(attenuation(none, drawing.bones, None, film.exposure, False, whole(film.shape)).sum())
 
 
 def bone_px(drawing: Drawing) -> int:
