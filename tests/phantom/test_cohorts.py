@@ -119,7 +119,7 @@ def test_sensitivity_on_disk_is_that_of_the_case(tmp_path: Path) -> None:
             assert float(found["delta_months"]) == DELTA_MONTHS
             for name, values in {"whole": expected.whole, **expected.by_region}.items():
                 assert found[name].dtype == np.float16
-                assert found[name] == pytest.approx(values, rel=1e-3, abs=1e-4)
+                np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-4)
             if case.hand.sex is Sex.MALE:
                 assert not found["whole"][0].any()
 
