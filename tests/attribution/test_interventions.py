@@ -174,6 +174,7 @@ def test_progress_and_batches_do_not_change_the_result(monkeypatch: pytest.Monke
         ({"regions": ["elbow"]}, "elbow"),
         ({"regions": ["DIP", "DIP"]}, "once"),
         ({"delta_months": 0.0}, "0.0"),
+        ({"delta_months": float("inf")}, "inf"),
         ({"cases": cases_at(400.0)}, "400"),
     ],
 )

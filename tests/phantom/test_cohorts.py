@@ -272,6 +272,7 @@ def test_an_interrupted_cohort_is_absent(tmp_path: Path) -> None:
         ({"n": 2, "seed": -1}, "-1"),
         ({"n": 2, "ages": "old"}, "old"),
         ({"n": 2, "reader_sd_months": -3.0}, "-3"),
+        ({"n": 2, "reader_sd_months": math.inf}, "inf"),
         ({"n": 2, "workers": 0}, "worker"),
     ],
 )
