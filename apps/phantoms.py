@@ -55,7 +55,8 @@ def phantom(
 
     Example: boneage-xai phantom phantoms --n 500 --seed 1
     """
-    from boneage_xai.phantom.cohorts import read_phantom_cohort, write_cohort
+    from boneage_xai.phantom.cohorts import write_cohort
+    from boneage_xai.phantom.manifest import read_manifest
 
     settings = _settings(size, side, nuisances, without or [])
     with bars("Drawing phantoms") as (bar,):
@@ -71,7 +72,7 @@ def phantom(
             faults=fault or (),
             sensitivity=sensitivity,
         )
-    error = read_phantom_cohort(out)[0].irreducible_error
+    error = read_manifest(out).irreducible_error
     say(
         f"{n} phantoms in {out}; a perfect reader of the truth has an MAE of "
         f"{error.realised_mae_months:.2f} months against these labels"

@@ -6,6 +6,7 @@ difference between two predictions is caused by that region alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ def _check(cases: Sequence[PhantomCase], regions: Sequence[str], delta_months: f
             f"interventions: expected regions among {', '.join(AGE_REGIONS)}, each once, "
             f"found {', '.join(regions) or 'none'}"
         )
-    if not delta_months > 0:
+    if not 0 < delta_months < math.inf:
         raise ConfigError(f"interventions: expected a step over 0 months, found {delta_months}")
     for case in cases:
         if not case.hand.age_months - delta_months < OLDEST_MONTHS:

@@ -7,6 +7,7 @@ any number of workers, and a smaller cohort is the beginning of a larger one.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -164,7 +165,7 @@ def draw_cases(
     """
     if n < 1:
         raise ConfigError(f"phantom cohort: expected at least 1 case, found {n}")
-    if seed < 0 or not reader_sd_months >= 0:
+    if seed < 0 or not 0 <= reader_sd_months < math.inf:
         raise ConfigError(
             "phantom cohort: expected a seed and a reader's sd of 0 or more, "
             f"found {seed} and {reader_sd_months}"

@@ -131,7 +131,9 @@ def overlay(
         mean = (fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2]) / 4
         # The plate is half as bright as the letters, whatever the exposure.
         letters = np.clip((mean - marker.plate) / (1 - marker.plate), 0, 1)
-        share[:] = np.clip(mean / marker.plate, 0, 1)
+        # Strokes thinner than a pixel are as bright as others.
+        letters /= max(float(letters.max()), 1e-6)
+        share[:] = mean > 0
         grey[:] = planted.marker_grey * (0.5 + 0.5 * letters)
     if planted.border_grey is not None:
         width = max(2, round(BORDER_SHARE * max(shape)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -73,7 +74,7 @@ def sensitivity_of(drawing: Drawing, delta_months: float = DELTA_MONTHS) -> AgeS
     Raises:
         ConfigError: a step that is not above 0.
     """
-    if not delta_months > 0:
+    if not 0 < delta_months < math.inf:
         raise ConfigError(f"age sensitivity: expected a step over 0 months, found {delta_months}")
     own = drawing.hand.age_months
     younger, older = max(own - delta_months, 0.0), own + delta_months

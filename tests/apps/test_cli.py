@@ -79,6 +79,8 @@ def test_the_main_job(
     assert cli(*intervene, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["n"], found["delta_months"]) == (3, 12.0)
+    assert all(row["n"] == 3 and 0 <= row["n_changed"] <= 3 for row in found["regions"])
+    assert sum(row["n"] for row in found["by_sex_and_age"]) == 3 * len(found["regions"])
     assert [row["region"] for row in found["regions"]][-2:] == ["all_regions", "sum_of_regions"]
     assert read_json(out / "analysis.json")["steps"]["intervene"]["limit"] == 3
     assert cli(*intervene) == 0

@@ -91,7 +91,9 @@ def test_a_model_that_ignores_a_region_gets_exactly_zero() -> None:
     slopes = table.set_index("region")["slope_months_per_month"]
     assert slopes["radius"] != 0
     assert (slopes[list(others)] == 0.0).all()
-    assert slopes[ALL_REGIONS] == slopes[SUM_OF_REGIONS] == slopes["radius"]
+    assert slopes[SUM_OF_REGIONS] == slopes["radius"]
+    # Changes too small for a grey level may add up to one.
+    assert slopes[ALL_REGIONS] == pytest.approx(slopes["radius"], rel=0.05)
     assert (table.set_index("region")["changed_px"] > 0).all()
 
 
@@ -172,6 +174,7 @@ def test_progress_and_batches_do_not_change_the_result(monkeypatch: pytest.Monke
         ({"regions": ["elbow"]}, "elbow"),
         ({"regions": ["DIP", "DIP"]}, "once"),
         ({"delta_months": 0.0}, "0.0"),
+        ({"delta_months": float("inf")}, "inf"),
         ({"cases": cases_at(400.0)}, "400"),
     ],
 )

@@ -113,6 +113,16 @@ def test_planted_marker_is_a_monotone_function_of_the_label() -> None:
     assert plant((), Sex.MALE, 100).marker_grey is None
 
 
+@pytest.mark.parametrize("size_px", [64, 200, 256])
+def test_brightest_letter_has_the_planted_grey(size_px: int) -> None:
+    faults = (Fault.MARKER_BRIGHTNESS_ENCODES_AGE,)
+    for case in draw_cases(12, seed=5):
+        image = render_case(case, PhantomSettings(size_px=size_px), faults)
+        marker = image.regions.labels == anatomy.REGION_LABELS[anatomy.MARKER]
+        grey = case.planted(faults).marker_grey
+        assert image.pixels[marker].max() == pytest.approx(grey, abs=1e-5)
+
+
 def test_a_border_covers_nothing_but_the_border() -> None:
     case = next(case for case in draw_cases(9, seed=1) if case.hand.sex is Sex.MALE)
     one = render_case(case, SMALL).pixels
