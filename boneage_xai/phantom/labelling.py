@@ -88,7 +88,8 @@ def label_regions(
             region = zone_of.get(landmark.region, landmark.region)
             _label_zone(labels, skin, fine, landmark, REGION_LABELS[region])
     for one in outlines:
-        labels[one.rows, one.columns][one.inside.edge_mm > 0] = REGION_LABELS[one.part.region]
+        if one.part.labelled:
+            labels[one.rows, one.columns][one.inside.edge_mm > 0] = REGION_LABELS[one.part.region]
     for landmark in landmarks:
         if landmark.finger is not None:
             _label_zone(labels, skin, fine, landmark, REGION_LABELS[landmark.region])
@@ -116,7 +117,8 @@ def label_parts(
     """
     labels = (depth_mm > 0).astype(np.uint8) * np.uint8(PART_LABELS[anatomy.SOFT_TISSUE])
     for one in outlines:
-        labels[one.rows, one.columns][one.inside.edge_mm > 0] = PART_LABELS[one.part.part_id]
+        if one.part.labelled:
+            labels[one.rows, one.columns][one.inside.edge_mm > 0] = PART_LABELS[one.part.part_id]
     return RegionMap(
         _finish(labels, marker, mirrored, PART_LABELS[anatomy.MARKER]), dict(PART_NAMES)
     )

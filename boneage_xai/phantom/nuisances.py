@@ -175,7 +175,7 @@ def draw_exposure(settings: PhantomSettings, seed: int) -> Exposure:
     neutral = Exposure()
     tone = stream(seed, "exposure")
     blur = stream(seed, "blur")
-    blur_px = float(blur.uniform(0.3, 0.7)) if settings.blur else neutral.blur_px
+    blur_px = float(blur.uniform(0.2, 0.65)) if settings.blur else neutral.blur_px
     if not settings.exposure:
         return Exposure(blur_px=blur_px)
     energy = float(tone.normal(0, 0.22))
@@ -211,7 +211,7 @@ def noise_field(settings: PhantomSettings, seed: int, shape: tuple[int, int]) ->
     if not settings.noise:
         return None
     rng = stream(seed, "noise")
-    sd = np.float32(np.exp(rng.normal(math.log(0.005), 0.6)))
+    sd = np.float32(np.exp(rng.normal(math.log(0.004), 0.6)))
     return rng.standard_normal(shape, dtype=np.float32) * sd
 
 

@@ -11,6 +11,10 @@ from boneage_xai.phantom.shapes import Solid
 
 # Width of the growth plate in an adult-sized hand, young and when fusion begins.
 _PLATE_MM = (0.9, 0.35)
+# From this maturity epiphysis and shaft interlock.
+_INTERLOCKING_FROM = 0.3
+# Width of a mature epiphysis against its shaft's end.
+_CAPPED = 1.05
 # The epiphysis is as wide as the shaft, and as high as it will be, at this maturity.
 _FULL_AT = 0.45
 
@@ -25,12 +29,15 @@ class Part:
         region: the region it belongs to.
         presence: share of it that is there, in [0, 1]: a fusing bone is a blend of its
             separate pieces and the whole.
+        labelled: whether it has a place in label maps: a bone that is still fusing has it as
+            its separate pieces.
     """
 
     part_id: str
     solid: Solid
     region: str
     presence: float = 1.0
+    labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,11 @@ class EpiphysisSite:
     interlock: float
     domed: bool = True
 
+    @property
+    def ball(self) -> bool:
+        """Whether the epiphysis is a ball, as the heads of metacarpals are."""
+        return self.at_head and self.domed
+
 
 def ossify(whole: Solid, site: EpiphysisSite, maturity: float) -> list[Part]:
     """Split a bone into shaft and epiphysis, or blend them with the whole as they fuse.
@@ -72,21 +84,34 @@ def ossify(whole: Solid, site: EpiphysisSite, maturity: float) -> list[Part]:
         site: its epiphysis.
         maturity: of the centre, in [0, 1].
     """
-    closing = ramp(maturity, 0.1, 0.7)
-    fused = site.interlock * closing
+    young, mature = _PLATE_MM
+    plate = young + (mature - young) * ramp(maturity, 0.1, 0.7)
+    plate *= site.plate_scale * math.sqrt(site.scale) * (0.6 if site.ball else 1.0)
+    zone = min(1.06 * site.height_mm + plate, 0.4 * whole.length_mm)
+    fused = site.interlock * ramp(maturity, _INTERLOCKING_FROM, 0.7)
     fused += (1 - site.interlock) * ramp(maturity, MATURITY_AT_FUSION, 1.0)
-    parts = [Part(site.bone_id, whole, site.shaft_region, fused)] if fused > 0 else []
+    parts = []
+    if fused > 0:
+        grown = _with_grown_end(whole, site.at_head, zone / whole.length_mm)
+        parts.append(Part(site.bone_id, grown, site.shaft_region, fused, labelled=fused == 1))
     if fused < 1:
-        young, mature = _PLATE_MM
-        plate = site.plate_scale * (young + (mature - young) * closing) * math.sqrt(site.scale)
-        plate *= 0.6 if site.at_head and site.domed else 1.0
-        zone = min(1.06 * site.height_mm + plate, 0.4 * whole.length_mm)
         shaft = _shaft(whole, site.at_head, zone)
         parts.append(Part(site.bone_id, shaft, site.shaft_region, 1 - fused))
         if maturity > 0:
             epiphysis = _epiphysis(whole, site, maturity, zone, plate)
             parts.append(Part(epiphysis_id(site.bone_id), epiphysis, site.region, 1 - fused))
     return parts
+
+
+def _with_grown_end(whole: Solid, at_head: bool, share: float) -> Solid:
+    """Return the fused bone, as wide over its former growth zone as the epiphysis was."""
+    if at_head:
+        return replace(
+            whole, head_mm=_CAPPED * whole.head_mm, head_plateau=max(whole.head_plateau, share)
+        )
+    return replace(
+        whole, base_mm=_CAPPED * whole.base_mm, base_plateau=max(whole.base_plateau, share)
+    )
 
 
 def _shaft(whole: Solid, at_head: bool, zone_mm: float) -> Solid:
@@ -117,11 +142,12 @@ def _epiphysis(
 ) -> Solid:
     growth = ramp(maturity, 0.0, _FULL_AT) ** 0.5
     cap = ramp(maturity, _FULL_AT, MATURITY_AT_FUSION)
-    wide = 0.2 + 0.8 * growth + 0.05 * ramp(maturity, MATURITY_AT_PUBERTY, MATURITY_AT_FUSION)
+    wide = (
+        0.2 + 0.8 * growth + (_CAPPED - 1) * ramp(maturity, MATURITY_AT_PUBERTY, MATURITY_AT_FUSION)
+    )
     half = (whole.head_mm if site.at_head else whole.base_mm) * wide
     # It ossifies close to its shaft: metacarpal heads as balls upon it.
-    ball = site.at_head and site.domed
-    least, apart = (0.5, 0.04) if ball else (0.34, 0.2)
+    least, apart = (0.5, 0.04) if site.ball else (0.34, 0.2)
     thickness = min((zone_mm - plate_mm) * (least + (1 - least) * growth), 2 * half)
     space = plate_mm + apart * (zone_mm - plate_mm - thickness)
     # The rim of the cap grows towards the shaft.
@@ -131,8 +157,8 @@ def _epiphysis(
 
     corner = 0.48 * thickness
     tilt = (whole.head_tilt if site.at_head else whole.base_tilt) * wide
-    joint_bow = min(0.28 * thickness, 0.3 * half) if ball else -0.06 * half * wide
-    joint_round = max(corner, 0.55 * min(thickness, half)) if ball else corner
+    joint_bow = min(0.28 * thickness, 0.3 * half) if site.ball else -0.06 * half * wide
+    joint_round = max(corner, 0.55 * min(thickness, half)) if site.ball else corner
     start = whole.length_mm - zone_mm + space if site.at_head else zone_mm - space - thickness
     x, y = whole.point(start)
     epiphysis = Solid(

@@ -33,7 +33,8 @@ class Solid:
         head_mm: half-width at the head.
         base_flare: share of the length over which the base narrows to the waist.
         head_flare: share of the length over which the head narrows to the waist.
-        plateau: share of the length at either end over which the end's width is kept.
+        base_plateau: share of the length over which the width of the base is kept.
+        head_plateau: share of the length over which the width of the head is kept.
         base_round_mm: corner radius at the base.
         head_round_mm: corner radius at the head.
         base_bow_mm: how far the rim of the base end recedes (negative: its middle does).
@@ -56,7 +57,8 @@ class Solid:
     head_mm: float
     base_flare: float = 0.5
     head_flare: float = 0.4
-    plateau: float = 0.0
+    base_plateau: float = 0.0
+    head_plateau: float = 0.0
     base_round_mm: float = 1.0
     head_round_mm: float = 1.0
     base_bow_mm: float = 0.0
@@ -191,8 +193,8 @@ def locate(solid: Solid, x_mm: Field, y_mm: Field) -> Inside:
     across = dx * cosine - dy * sine
     length = np.float32(solid.length_mm)
     share: Field = np.clip(along / length, 0, 1)
-    from_base: Field = np.clip(1 - (share - solid.plateau) / solid.base_flare, 0, 1)
-    from_head: Field = np.clip(1 - (1 - share - solid.plateau) / solid.head_flare, 0, 1)
+    from_base: Field = np.clip(1 - (share - solid.base_plateau) / solid.base_flare, 0, 1)
+    from_head: Field = np.clip(1 - (1 - share - solid.head_plateau) / solid.head_flare, 0, 1)
     half_width: Field = np.float32(solid.middle_mm) + (
         np.float32(solid.base_mm - solid.middle_mm) * from_base * from_base
         + np.float32(solid.head_mm - solid.middle_mm) * from_head * from_head

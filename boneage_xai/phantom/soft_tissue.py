@@ -116,6 +116,8 @@ def _limbs(hand: Hand, skeleton: Skeleton) -> Iterator[Limb]:
     webs = [_between(rays[f][1], rays[f][2], 0.36) for f in (2, 3, 4, 5)]
     for start, end in pairwise(webs):
         yield (*start, *end, 10.0 * size, 10.0 * size, 9.5 * size)
+    for start, end in pairwise(rays[f][1] for f in (2, 3, 4, 5)):
+        yield (*start, *end, 11.0 * size, 11.0 * size, 11.5 * size)
     # The web of the thumb, and its ball.
     thumb, index = _between(rays[1][0], rays[1][1], 0.62), _between(rays[2][0], rays[2][1], 0.55)
     yield (*thumb, *index, 12.0 * size, 12.0 * size, 10.5 * size)
