@@ -35,7 +35,7 @@ from apps.options import (
 from apps.phantoms import intervene, phantom
 from apps.sources import one_cohort, parse_columns, say_cohorts
 from boneage_xai import __version__
-from boneage_xai.data.cohort import inspect_images, read_source
+from boneage_xai.data.cohort import inspect_images, read_source, select_cohort
 from boneage_xai.errors import BoneAgeError
 from boneage_xai.types import Radiograph, Sex
 
@@ -58,6 +58,10 @@ def cohort(
         bool, typer.Option("--images/--no-images", help="Decode every radiograph, too.")
     ] = True,
     limit: Annotated[int, typer.Option(help="Problems listed for people; JSON lists all.")] = 50,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw radiographs by sex and age into a PNG."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Describe a data set and list every problem in it.
@@ -66,6 +70,10 @@ def cohort(
 
     Example: boneage-xai cohort ~/rsna
     """
+    from boneage_xai.figures.cohort import contact_sheet_of
+    from boneage_xai.figures.style import figure_bytes
+    from boneage_xai.store import write_bytes
+
     reading = read_source(source, parse_columns(column))
     problems = list(reading.problems)
     described: list[dict[str, Any]] = []
@@ -79,6 +87,8 @@ def cohort(
             summary["height_px"] = inspection.height_px
             summary["with_pixel_spacing"] = inspection.with_pixel_spacing
         described.append(summary)
+    if sheet is not None:
+        write_bytes(sheet, figure_bytes(contact_sheet_of(select_cohort(reading))))
     errors = sum(problem.severity == "error" for problem in problems)
     if as_json:
         listed = [

@@ -95,14 +95,15 @@ def test_the_main_job(
 
 
 def test_cohort_describes_and_lists(
-    cli: Run, phantoms: Path, capsys: pytest.CaptureFixture[str]
+    cli: Run, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli("cohort", phantoms, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["sets"][0]["n"] == 40
     assert found["sets"][0]["with_regions"] == 40
     assert all(problem["severity"] == "note" for problem in found["problems"])
-    assert cli("cohort", phantoms) == 0
+    assert cli("cohort", phantoms, "--sheet", tmp_path / "sheet.png") == 0
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
     assert "0 errors" in capsys.readouterr().out
 
 

@@ -103,36 +103,27 @@ def mineral(drawing: Drawing) -> float:
     """Return the attenuation of the bones alone, summed over the image."""
     film = drawing.film
     none = np.zeros_like(drawing.thickness_mm)
-    return float(attenuation(none, drawing.bones, None, film.exposure, False, whole(film.shape)).sum())
+    return float(
+        attenuation(none, drawing.bones, None, film.exposure, False, whole(film.shape)).sum()
+    )
 
 
 def bone_px(drawing: Drawing) -> int:
     return int((drawing.parts().labels > PART_LABELS[anatomy.SOFT_TISSUE]).sum())
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.sampled_from(list(Sex)), st.floats(1, 98), st.floats(0.5, 24), st.integers(0, 1000))
-def test_older_is_never_less_ossified_until_bones_fuse(
-    sex: Sex, age_months: float, step: float, seed: int
-) -> None:
-    # No centre of any individual begins to fuse before 122 months.
-    before, after = drawn_at(sex, seed, (age_months, age_months + step))
-    assert mineral(after) >= mineral(before) * (1 - 1e-4)
-    assert bone_px(after) >= bone_px(before) - 4
-
-
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(list(Sex)), st.floats(1, 220), st.floats(0.5, 60), st.integers(0, 1000))
-def test_no_bone_is_ever_lost(sex: Sex, age_months: float, step: float, seed: int) -> None:
+def test_older_is_never_less_ossified(sex: Sex, age_months: float, step: float, seed: int) -> None:
     before, after = drawn_at(sex, seed, (age_months, age_months + step))
+    assert mineral(after) >= mineral(before) * (1 - 1e-3)
+    # Bones that fuse overlap their own outlines: a pixel here and there changes hands.
+    assert bone_px(after) >= bone_px(before) * (1 - 0.01)
     younger, older = (
         {PART_NAMES[v].removesuffix("_epiphysis") for v in np.unique(one.parts().labels).tolist()}
         for one in (before, after)
     )
     assert younger <= older
-    # Where plates close, the walls on either side of them go.
-    assert mineral(after) >= 0.9 * mineral(before)
-    assert bone_px(after) >= 0.9 * bone_px(before)
 
 
 def test_left_is_the_mirror_of_right() -> None:
@@ -156,10 +147,13 @@ def test_left_is_the_mirror_of_right() -> None:
 def test_nuisances_of_the_film_are_not_mirrored() -> None:
     hand = sample_hand(Sex.MALE, 110, np.random.default_rng(4))
     on = PhantomSettings(size_px=128, texture=False)
-    left, right = (draw(hand, on.model_copy(update={"side": s}), 3) for s in ("left", "right"))
+    left, right = (draw(hand, on.model_copy(update={"side": s}), 4) for s in ("left", "right"))
     assert left.film.noise is not None
     assert np.array_equal(left.film.noise, right.film.noise)
-    assert left.film.collimation == right.film.collimation
+    plates = left.film.collimation, right.film.collimation
+    assert None not in plates
+    # A plate's edges keep their share of the room beside the hand, which is mirrored.
+    assert len({dataclasses.replace(plate, inset=()) for plate in plates}) == 1
     assert left.marker is not None
     assert right.marker is not None
     assert (left.marker.side, right.marker.side) == ("L", "R")
