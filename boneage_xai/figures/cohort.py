@@ -104,8 +104,8 @@ def contact_sheet(
     if not images:
         raise ReportError("figure: expected at least one radiograph, found none")
     width = WIDTH_INCHES / len(ages_months)
-    figure = new_figure(2 * (1.25 * width + 0.25))
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
+    figure = new_figure(2 * (1.3 * width + 0.25))
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
     rows = figure.subplots(len(SEX_NAMES), len(ages_months), squeeze=False)
     for (row, code), (column, age) in product(enumerate(SEX_NAMES), enumerate(ages_months)):
         axes = rows[row, column]

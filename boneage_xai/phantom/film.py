@@ -102,7 +102,7 @@ def draw_film(
         exposure=exposure,
         blur_sd_px=exposure.blur_px * settings.size_px / 256,
         enhanced_sd_px=_ENHANCED_SD * settings.size_px,
-        scattered=_scattered(thickness_mm, exposure),
+        scattered=scattered_share(thickness_mm, exposure),
         heel=heel_gradient(settings, seed, shape),
         noise=noise_field(settings, seed, shape),
         collimation=plate,
@@ -111,8 +111,13 @@ def draw_film(
     )
 
 
-def _scattered(thickness_mm: Field, exposure: Exposure) -> Field | None:
-    """Return (H, W) scattered share of unit intensity, None where there is none."""
+def scattered_share(thickness_mm: Field, exposure: Exposure) -> Field | None:
+    """Return (H, W) radiation scattered by soft tissue, for unit intensity; None without scatter.
+
+    Args:
+        thickness_mm: (2H, 2W) thickness of the soft tissue as seen.
+        exposure: energy of the beam and amount of scatter.
+    """
     if not exposure.scatter:
         return None
     direct = np.exp(np.float32(-SOFT_PER_MM * exposure.soft) * thickness_mm[::2, ::2])

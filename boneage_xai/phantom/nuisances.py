@@ -228,13 +228,13 @@ def irregularity(settings: PhantomSettings, seed: int, frame: Frame) -> Irregula
     rng = stream(seed, "shape")
     amount = rng.uniform(0.6, 1.4)
     # Wave lengths of a palm, a finger and a joint; displacements in shares of the image.
-    shift_x, shift_y = (
-        sum(
-            np.float32(amount * size) * _smooth_field(rng, cells, frame)
-            for cells, size in ((6, 0.0045), (16, 0.0016), (40, 0.0008))
-        )
-        for _ in range(2)
-    )
+    shifts = []
+    for _ in range(2):
+        shift = np.zeros((2 * frame.height_px, 2 * frame.width_px), dtype=np.float32)
+        for cells, size in ((6, 0.0045), (16, 0.0016), (40, 0.0008)):
+            shift += np.float32(amount * size) * _smooth_field(rng, cells, frame)
+        shifts.append(shift)
+    shift_x, shift_y = shifts
     thickness = np.float32(1) + np.float32(0.07) * _smooth_field(rng, 7, frame)
     reach = float(max(np.abs(shift_x).max(), np.abs(shift_y).max()))
     return Irregularity(shift_x, shift_y, np.maximum(thickness, np.float32(0.7)), reach)

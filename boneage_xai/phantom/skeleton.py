@@ -327,7 +327,7 @@ class _Builder:
                 shell_mm=0.5 * math.sqrt(self.scale),
                 marrow=0.25,
                 mineral=self.hand.mineral_scale,
-                flat=0.78,
+                flat=0.6,
             )
             parts.append(Part(bone_id, solid, anatomy.CARPALS))
         return parts

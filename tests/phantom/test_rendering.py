@@ -9,13 +9,15 @@ from pydantic import ValidationError
 from scipy import ndimage
 
 from boneage_xai import anatomy
-from boneage_xai.anatomy import REGION_LABELS
+from boneage_xai.anatomy import PART_LABELS, REGION_LABELS
 from boneage_xai.phantom import nuisances
 from boneage_xai.phantom.cohorts import draw_cases, render_case
+from boneage_xai.phantom.film import scattered_share
 from boneage_xai.phantom.growth import Hand, median_hand, sample_hand
-from boneage_xai.phantom.rendering import draw, render
+from boneage_xai.phantom.rendering import attenuation, draw, expose, render
 from boneage_xai.phantom.settings import NUISANCES, PhantomSettings
 from boneage_xai.phantom.shapes import Frame, Solid, locate, mineral_mm
+from boneage_xai.phantom.windows import whole
 from boneage_xai.types import Sex
 
 CLEAN = PhantomSettings.clean(192)
@@ -85,6 +87,64 @@ def test_joints_lie_where_readers_box_them() -> None:
             )
     for name, expected in measured.items():
         assert np.median(boxes[name], axis=0) == pytest.approx(expected, abs=0.05), name
+
+
+@pytest.mark.parametrize(
+    ("age_months", "finger", "wrist", "gap"),
+    [(21, 0.66, 1.23, 0.42), (94, 0.58, 1.09, 0.38), (168, 0.57, 0.98, 0.33)],
+)
+def test_young_hands_have_the_proportions_of_young_hands(
+    age_months: float, finger: float, wrist: float, gap: float
+) -> None:
+    # Medians measured on annotated radiographs, in units of the distance from the wrist's
+    # centre to the knuckles: knuckle to middle joint, width of the wrist, wrist to radius.
+    found = []
+    for seed in range(12):
+        hand = hand_of(age_months, list(Sex)[seed % 2], seed)
+        boxes = render(hand, PhantomSettings.clean(96), labels=False).boxes
+        at = {
+            region: np.mean(
+                [(b.x_px, b.y_px) for b in boxes if b.region == region and b.finger in fingers],
+                axis=0,
+            )
+            for region, fingers in (
+                ("MCP", (2, 3, 4, 5)),
+                ("PIP", (2, 3, 4, 5)),
+                ("wrist", (None,)),
+                ("radius", (None,)),
+            )
+        }
+        unit = math.dist(at["MCP"], at["wrist"])
+        width = next(b.width_px for b in boxes if b.region == "wrist")
+        down = at["radius"][1] - at["wrist"][1]
+        found.append((math.dist(at["MCP"], at["PIP"]) / unit, width / unit, down / unit))
+    assert np.median(found, axis=0) == pytest.approx((finger, wrist, gap), rel=0.1)
+
+
+def test_scatter_and_enhancement_act_as_they_should() -> None:
+    hand = hand_of(120, seed=1)
+    drawing = draw(hand, CLEAN)
+    size = whole(drawing.film.shape)
+
+    def exposed(**changes: float) -> np.ndarray:
+        exposure = dataclasses.replace(drawing.film.exposure, **changes)
+        thickness = drawing.thickness_mm
+        scattered = scattered_share(thickness, exposure)
+        film = dataclasses.replace(drawing.film, exposure=exposure, scattered=scattered)
+        shadow = attenuation(thickness, drawing.bones, None, exposure, False, size)
+        return expose(shadow, film, size)
+
+    bone = drawing.parts().labels == PART_LABELS["MC3"]
+    plain, scattered, sharp = exposed(), exposed(scatter=0.5), exposed(enhancement=1.0)
+    background = drawing.parts().labels == 0
+    # Scatter fills in: less contrast, and never a brighter film than before.
+    assert scattered[bone].mean() - scattered[background].mean() < 0.9 * (
+        plain[bone].mean() - plain[background].mean()
+    )
+    assert scattered.max() <= plain.max()
+    # Enhancement raises edges and leaves an even background as it is.
+    assert np.abs(np.diff(sharp, axis=1)).mean() > 1.2 * np.abs(np.diff(plain, axis=1)).mean()
+    assert sharp[:20, :20] == pytest.approx(plain[:20, :20], abs=1e-6)
 
 
 def test_ossified_area_grows_with_region_age() -> None:
