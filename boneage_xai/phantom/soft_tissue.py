@@ -16,12 +16,14 @@ from boneage_xai.phantom.shapes import Field, Frame, chord_mm
 from boneage_xai.phantom.skeleton import Skeleton
 
 # Half-widths of the fingers of an adult man in mm at knuckle, middle joint, end joint and tip.
-_FINGER_MM = (11.4, 10.2, 8.8, 7.2)
-_THUMB_MM = (13.8, 12.0, 9.4)
+_FINGER_MM = (9.8, 8.5, 7.2, 6.0)
+_THUMB_MM = (12.2, 10.2, 7.8)
 _FINGER_WIDTH = {1: 1.0, 2: 1.0, 3: 1.03, 4: 0.97, 5: 0.87}
 _TIP_BEYOND_BONE_MM = 1.5
-# Fat and skin of the young are thick against their bones.
-_WIDTH_EXPONENT = 0.72
+# Fat and skin of infants are thick against their bones, of children hardly: by the metacarpals'
+# share of their adult length, after widths of fingers measured on radiographs.
+_METACARPAL_SHARE = (0.30, 0.375, 0.48, 0.62, 0.76, 1.0)
+_RELATIVE_WIDTH = (1.48, 1.42, 1.30, 1.08, 1.02, 1.0)
 
 Limb = tuple[float, float, float, float, float, float, float]
 """A tapered limb: x0, y0, x1, y1, half-width at both ends, half-thickness (mm)."""
@@ -82,7 +84,9 @@ def _melt(limbs: Field, x: Field, y: Field, softness: np.float32) -> tuple[Field
 
 def _limbs(hand: Hand, skeleton: Skeleton) -> Iterator[Limb]:
     scale = skeleton.scale
-    size = hand.soft_tissue_scale * length_share(hand.sex, hand.age_months) ** _WIDTH_EXPONENT
+    share = length_share(hand.sex, hand.age_months)
+    size = hand.soft_tissue_scale * share
+    size *= float(np.interp(share, _METACARPAL_SHARE, _RELATIVE_WIDTH))
     size *= 1.0 if hand.sex.is_male else 0.9
     rays = skeleton.rays
     for finger in FINGERS:
@@ -103,26 +107,26 @@ def _limbs(hand: Hand, skeleton: Skeleton) -> Iterator[Limb]:
                 *stations[i + 1],
                 radii[i],
                 radii[i + 1],
-                0.5 * (radii[i] + radii[i + 1]),
+                0.56 * (radii[i] + radii[i + 1]),
             )
         root = points[0]
         if finger == 1:
-            yield (*root, *points[1], 17.5 * size, 14.5 * size, 15.0 * size)
+            yield (*root, *points[1], 16.5 * size, 13.0 * size, 13.0 * size)
         else:
-            yield (*root, *points[1], 14.0 * size, 12.5 * size, 13.5 * size)
+            yield (*root, *points[1], 12.5 * size, 10.8 * size, 11.0 * size)
             if finger == 5:
-                yield (*_beside(root, points[1]), *points[1], 15.0 * size, 12.0 * size, 13.0 * size)
+                yield (*_beside(root, points[1]), *points[1], 13.5 * size, 10.0 * size, 11.0 * size)
     # Webs between the fingers reach to about half of the proximal phalanges.
-    webs = [_between(rays[f][1], rays[f][2], 0.36) for f in (2, 3, 4, 5)]
+    webs = [_between(rays[f][1], rays[f][2], 0.32) for f in (2, 3, 4, 5)]
     for start, end in pairwise(webs):
-        yield (*start, *end, 10.0 * size, 10.0 * size, 9.5 * size)
+        yield (*start, *end, 8.5 * size, 8.5 * size, 8.0 * size)
     for start, end in pairwise(rays[f][1] for f in (2, 3, 4, 5)):
-        yield (*start, *end, 11.0 * size, 11.0 * size, 11.5 * size)
+        yield (*start, *end, 10.5 * size, 10.5 * size, 9.5 * size)
     # The web of the thumb, and its ball.
     thumb, index = _between(rays[1][0], rays[1][1], 0.62), _between(rays[2][0], rays[2][1], 0.55)
-    yield (*thumb, *index, 12.0 * size, 12.0 * size, 10.5 * size)
+    yield (*thumb, *index, 12.0 * size, 12.0 * size, 9.5 * size)
     thumb, index = _between(rays[1][0], rays[1][1], 0.25), _between(rays[3][0], rays[3][1], 0.3)
-    yield (*thumb, *index, 14.0 * size, 12.0 * size, 15.0 * size)
+    yield (*thumb, *index, 14.0 * size, 12.0 * size, 12.5 * size)
 
     def place(x_mm: float, y_mm: float) -> tuple[float, float]:
         turn = skeleton.rotation_rad + skeleton.forearm_rad
@@ -132,10 +136,10 @@ def _limbs(hand: Hand, skeleton: Skeleton) -> Iterator[Limb]:
             scale * (y_mm * cosine - x_mm * sine),
         )
 
-    yield (*place(-14, 5), *place(-11, -18), 20.5 * size, 19.0 * size, 16.5 * size)
-    yield (*place(11, 2), *place(5, -20), 21.5 * size, 21.5 * size, 17.5 * size)
-    yield (*place(-4.5, -8), *place(-4.5, -65), 27.5 * size, 29.5 * size, 20.0 * size)
-    yield (*place(-4.5, -65), *place(-3, -230), 29.5 * size, 41.0 * size, 24.0 * size)
+    yield (*place(-14, 5), *place(-11, -18), 22.0 * size, 21.5 * size, 16.5 * size)
+    yield (*place(11, 2), *place(5, -20), 23.0 * size, 24.0 * size, 17.5 * size)
+    yield (*place(-4.5, -8), *place(-4.5, -65), 30.5 * size, 33.0 * size, 20.0 * size)
+    yield (*place(-4.5, -65), *place(-3, -230), 33.0 * size, 45.0 * size, 24.0 * size)
 
 
 def _beside(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
