@@ -53,11 +53,11 @@ CARPALS_MM: Mapping[str, tuple[float, ...]] = {
 # Distal ends of radius and ulna: x, y of the joint surface, direction (degrees), half-widths
 # at elbow, waist and wrist, height of the epiphysis, slope of the joint surface.
 FOREARM_MM: Mapping[str, tuple[float, ...]] = {
-    "radius": (3.5, -17.4, -1.5, 9.0, 7.2, 16.8, 8.0, -0.2),
-    "ulna": (-24.0, -20.8, 1.5, 11.0, 6.0, 9.4, 6.0, 0.25),
+    "radius": (3.5, -17.4, -1.5, 8.0, 6.6, 16.4, 8.0, -0.2),
+    "ulna": (-24.0, -20.8, 1.5, 9.0, 5.4, 9.2, 6.0, 0.25),
 }
 FOREARM_FLAT = {"radius": 0.62, "ulna": 0.75}
-FOREARM_HEAD_FLARE = {"radius": 0.24, "ulna": 0.16}
+FOREARM_HEAD_FLARE = {"radius": 0.18, "ulna": 0.13}
 
 # Boxes that readers draw: half extents across and along, adult man, in mm.
 JOINT_BOX_MM = {anatomy.DIP: (7.4, 8.4), anatomy.PIP: (8.4, 9.6), anatomy.MCP: (10.0, 11.5)}

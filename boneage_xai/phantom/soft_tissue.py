@@ -16,8 +16,8 @@ from boneage_xai.phantom.shapes import Field, Frame, chord_mm
 from boneage_xai.phantom.skeleton import Skeleton
 
 # Half-widths of the fingers of an adult man in mm at knuckle, middle joint, end joint and tip.
-_FINGER_MM = (9.8, 8.5, 7.2, 6.0)
-_THUMB_MM = (12.2, 10.2, 7.8)
+_FINGER_MM = (10.3, 8.8, 7.5, 6.3)
+_THUMB_MM = (12.5, 10.4, 8.0)
 _FINGER_WIDTH = {1: 1.0, 2: 1.0, 3: 1.03, 4: 0.97, 5: 0.87}
 _TIP_BEYOND_BONE_MM = 1.5
 # Fat and skin of infants are thick against their bones, of children hardly: by the metacarpals'
@@ -56,7 +56,7 @@ def soft_tissue(
         limbs,
         x.astype(np.float32)[None, :],
         y.astype(np.float32)[:, None],
-        np.float32(2.2 * skeleton.scale),
+        np.float32(1.9 * skeleton.scale),
     )
     size = (frame.width_px, frame.height_px)
     depth = np.asarray(Image.fromarray(depth).resize(size, Image.Resampling.BILINEAR))
