@@ -115,7 +115,7 @@ def test_evaluate_then_attribute_fill_a_new_folder(
     assert folder.history() is not None
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
-    settings = AttributionSettings(n_steps=8, baseline="mean")
+    settings = AttributionSettings(baseline="mean")
     folder = attribute_run(prepared, out, limit=4, settings=settings, layers=[])
     attributions, regions, maps = folder.attributions(), folder.regions(), folder.maps()
     assert attributions is not None

@@ -202,7 +202,7 @@ def test_commands_can_be_pasted_into_a_shell(analysis_folder: Path) -> None:
     words = shlex.split(made["attribute"])
     assert words[:3] == ["boneage-xai", "attribute", "runs/toy"]
     assert words[words.index("--data") + 1] == "some folder/phantoms"
-    assert words[words.index("--steps") + 1] == "8"
+    assert words[words.index("--max-nodes") + 1] == "33"
     assert [words[i + 1] for i, word in enumerate(words) if word == "--method"] == [
         "integrated_gradients",
         "gradient",
