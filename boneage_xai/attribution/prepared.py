@@ -211,6 +211,6 @@ def _fold(network: nn.Module, convolution: str, norm: str) -> None:
     dtype = old.weight.dtype
     fused = fuse_conv_bn_eval(copy.deepcopy(old).double(), copy.deepcopy(batch_norm).double())
     fused = fused.to(dtype).requires_grad_(False)
-    for path, module in ((convolution, fused), (norm, nn.Identity())):
+    for path, module in ((convolution, fused), (norm, nn.Identity().eval())):
         parent, _, attribute = path.rpartition(".")
         setattr(network.get_submodule(parent), attribute, module)
