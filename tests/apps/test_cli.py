@@ -72,6 +72,9 @@ def test_the_main_job(
     attribute = ["attribute", trained, "--data", phantoms, "--out", out, "--max-nodes", "33"]
     assert cli(*attribute, "--limit", "2", "--layer", "backbone.features.5") == 0
     assert "2 cases, integrated_gradients: median gap" in capsys.readouterr().out
+    summary = read_json(out / "analysis.json")["steps"]["attribute"]
+    assert summary["settings"]["max_nodes"] == 33
+    assert "float32" in summary["integration"]["integrated_gradients"]["precision"]
     assert cli(*attribute) == 2
     assert "--replace" not in capsys.readouterr().out
     assert cli("report", out, "--out", tmp_path / "r.html") == 0
