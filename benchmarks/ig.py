@@ -138,7 +138,8 @@ def gradient_flops(network: nn.Module, image: Tensor, sex: Tensor) -> int:
     counter = FlopCounterMode(display=False)
     with untouched(network), counter:
         start = image.clone().requires_grad_()
-        torch.autograd.grad(months(network, start, sex).sum(), start)
+        # FlopCounterMode cannot follow torch.autograd.grad.
+        months(network, start, sex).sum().backward()
     return int(counter.get_total_flops())
 
 
@@ -215,16 +216,16 @@ def run_arm(options: argparse.Namespace) -> dict[str, object]:
                 nodes, internal = json.loads(options.tuned)
             else:
                 nodes, internal = tuned(network, images, sexes, settings)
-        captum_gaps(network, images[:1], sexes[:1], nodes, internal)
         with PeakMemory() as memory:
+            captum_gaps(network, images[:1], sexes[:1], nodes, internal)
             started = time.perf_counter()
             found = captum_gaps(network, images, sexes, nodes, internal)
             seconds = time.perf_counter() - started
         gradients = nodes * len(images)
         result |= {"tuned": [nodes, internal], "precision": "float32"}
     else:
-        integrate(network, images[:1], sexes[:1], settings)
         with PeakMemory() as memory:
+            integrate(network, images[:1], sexes[:1], settings)
             started = time.perf_counter()
             found, gradients, precision = integrate(network, images, sexes, settings)
             seconds = time.perf_counter() - started
@@ -259,7 +260,7 @@ def integrate(
 
 def in_own_process(arm: str, folder: Path, arguments: list[str]) -> dict[str, object]:
     command = [sys.executable, __file__, "--arm", arm, "--folder", str(folder), *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
