@@ -35,15 +35,15 @@ class GateFigures:
         n: cases.
         prediction_change_months: largest change of a prediction at image or baseline.
         map_correlation: lowest Pearson correlation of the two maps of a case.
-        excess_gap_months: largest growth of the gap against float32 predictions.
-        allowed_excess_gap_months: the tolerance of that case, which the growth is held against.
+        gap_change_months: largest change of the gap, taken against float32 predictions.
+        allowed_gap_change_months: the tolerance of that case, which the change is held against.
     """
 
     n: int
     prediction_change_months: float
     map_correlation: float
-    excess_gap_months: float
-    allowed_excess_gap_months: float
+    gap_change_months: float
+    allowed_gap_change_months: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +81,8 @@ def choose_precision(
     """Decide on bfloat16 by comparing it with float32 on a few cases.
 
     bfloat16 passes if on every case its map correlates with that of float32, its predictions
-    stay near, and its completeness gap, taken against the float32 predictions, is no larger than
-    float32's by more than the tolerance, both with the same nodes.
+    stay near, and its completeness gap, taken against the float32 predictions, differs from
+    float32's by no more than the tolerance, both with the same nodes.
 
     Args:
         prepared: the network in float32.
@@ -109,12 +109,12 @@ def choose_precision(
     passed = (
         figures.map_correlation >= LOWEST_CORRELATION
         and figures.prediction_change_months <= LARGEST_PREDICTION_CHANGE_MONTHS
-        and figures.excess_gap_months <= figures.allowed_excess_gap_months
+        and figures.gap_change_months <= figures.allowed_gap_change_months
     )
     found = (
         f"on {figures.n} cases maps correlate {figures.map_correlation:.4f} or better, predictions "
-        f"move by at most {figures.prediction_change_months:.2f} months and gaps grow by at most "
-        f"{figures.excess_gap_months:.2f}"
+        f"move by at most {figures.prediction_change_months:.2f} months and gaps by at most "
+        f"{figures.gap_change_months:.2f}"
     )
     if passed:
         return Precision("bfloat16", f"bfloat16 passed the check: {found}", half, figures)
@@ -146,7 +146,7 @@ def _measure(
     batch_size: int,
 ) -> GateFigures:
     nodes, weights = np.polynomial.legendre.leggauss(GATE_NODES)
-    changes, correlations, excesses = [], [], []
+    changes, correlations, gap_changes = [], [], []
     for index in range(len(images)):
         image, baseline = images[index : index + 1], baselines[index][:1]
         sex = is_male[index : index + 1]
@@ -161,11 +161,12 @@ def _measure(
         )
         correlations.append(_correlation(full, halved))
         change = float(full_ends[0] - full_ends[1])
-        excess = abs(float(halved.sum()) - change) - abs(float(full.sum()) - change)
-        excesses.append((excess, settings.tolerance_months(change)))
-    worst_excess, allowed = max(excesses, key=lambda pair: pair[0] - pair[1])
+        gap_changes.append(
+            (abs(float(halved.sum() - full.sum())), settings.tolerance_months(change))
+        )
+    worst_change, allowed = max(gap_changes, key=lambda pair: pair[0] - pair[1])
     return GateFigures(
-        len(images), float(np.max(changes)), float(np.min(correlations)), worst_excess, allowed
+        len(images), float(np.max(changes)), float(np.min(correlations)), worst_change, allowed
     )
 
 

@@ -276,6 +276,35 @@ def test_the_gap_is_against_the_networks_own_predictions() -> None:
     assert not integral.converged
 
 
+class Jittery(Quadratic):
+    """Right gradients, but predictions off by up to four months, as if coarsely rounded."""
+
+    def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+        exact = super().forward(image, is_male)
+        return exact + 4 * torch.sin(1e4 * exact.detach())
+
+
+def test_noise_of_the_gradient_network_is_no_error_of_the_rule() -> None:
+    a = torch.full((1, 1, 2, 2), 10.0)
+    image = torch.ones(1, 1, 2, 2)
+    nodes = []
+    for noise_months in (0.0, 4.0):
+        (integral,) = integrate_batch(
+            Quadratic(a),
+            image,
+            black(image),
+            torch.zeros(1),
+            SETTINGS,
+            batch_size=8,
+            gradient_network=Jittery(a),
+            noise_months=noise_months,
+        )
+        assert integral.converged
+        assert integral.gap_months == pytest.approx(0, abs=1e-4)
+        nodes.append(integral.nodes)
+    assert nodes[0] > nodes[1] == 33
+
+
 @pytest.mark.parametrize(
     ("images", "baselines", "sexes"),
     [

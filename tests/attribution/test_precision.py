@@ -112,8 +112,8 @@ def test_a_tender_network_is_refused(
         {"map_correlation": float("nan")},
         {"prediction_change_months": 1.1},
         {"prediction_change_months": float("nan")},
-        {"excess_gap_months": 0.6},
-        {"excess_gap_months": float("nan")},
+        {"gap_change_months": 0.6},
+        {"gap_change_months": float("nan")},
     ],
 )
 def test_each_figure_can_refuse(
@@ -126,8 +126,8 @@ def test_each_figure_can_refuse(
         "n": 4,
         "prediction_change_months": 0.2,
         "map_correlation": 0.9999,
-        "excess_gap_months": 0.1,
-        "allowed_excess_gap_months": 0.5,
+        "gap_change_months": 0.1,
+        "allowed_gap_change_months": 0.5,
     }
     monkeypatch.setattr(module, "_measure", lambda *_: module.GateFigures(**good))
     assert choose(tough_network, disc_cases, HALF, 4).name == "bfloat16"
