@@ -123,6 +123,12 @@ class Tapped(Pair):
         return super().forward(image, is_male) + features.square().mean(dim=(1, 2, 3))
 
 
+class Residual(Pair):
+    def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+        features = self.convolution(image)
+        return 100 + (self.norm(features) + features).mean(dim=(1, 2, 3)) + is_male
+
+
 class Rectified(nn.Conv2d):
     """A convolution that is not linear: folding into it would be wrong."""
 
@@ -141,10 +147,11 @@ def test_a_plain_pair_folds() -> None:
         (Depends(), "cannot be traced"),
         (Twice(), "no BatchNorm to fold"),
         (Tapped(), "no BatchNorm to fold"),
+        (Residual(), "no BatchNorm to fold"),
         (Pair(Rectified(1, 3, 3)), "predictions would move by"),
         (Pair(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())), "no BatchNorm to fold"),
     ],
-    ids=["control flow", "norm used twice", "convolution used twice", "not linear", "relu between"],
+    ids=["control flow", "norm twice", "convolution twice", "residual", "not linear", "relu"],
 )
 def test_what_does_not_fold_stays_as_it_is(network: nn.Module, note: str) -> None:
     images, sexes = images_for(8)
@@ -162,7 +169,7 @@ def test_a_hooked_pair_stays_as_it_is() -> None:
     network.norm.register_forward_hook(lambda module, inputs, output: output + 1)
     images, sexes = images_for(8)
     prepared = prepare(network, images, sexes)
-    assert prepared.folded == 0
+    assert (prepared.folded, prepared.note) == (0, "no BatchNorm to fold")
     with torch.no_grad():
         torch.testing.assert_close(prepared.network(images, sexes), network(images, sexes))
 
