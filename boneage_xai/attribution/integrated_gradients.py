@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from boneage_xai.attribution.gradients import fitting_batch
 from boneage_xai.attribution.interface import AttributedMap, AttributionSettings
 from boneage_xai.attribution.path_integration import (
     PathIntegral,
-    activation_budget,
+    half_budget_bytes,
     integrate_batch,
 )
 from boneage_xai.attribution.precision import GATE_CASES, Precision, choose_precision
@@ -91,7 +91,7 @@ def make_integrator(
         images, is_male = images.detach().clone(), is_male.detach().clone()
         baselines = _baselines(images, is_male, settings, mean_image, references)
         prepared = prepare(network, images, is_male)
-        budget = activation_budget(settings)
+        budget = half_budget_bytes(settings)
         batch_size = fitting_batch(prepared.network, images[:1], is_male[:1], budget)
         precision = choose_precision(
             prepared,
@@ -117,7 +117,8 @@ def attribute_batch(
 
     Returns:
         For each case its integral and the precision it was computed in: cases whose gap
-        bfloat16 does not close are computed again in float32.
+        bfloat16 does not close are computed again in float32, and count the nodes and seconds
+        of both.
 
     Raises:
         AttributionError: shapes that do not fit.
@@ -132,6 +133,7 @@ def attribute_batch(
             images, is_male, settings, integrator.mean_image, integrator.references
         )
         done: dict[int, tuple[PathIntegral, str]] = {}
+        integrals: list[PathIntegral] = []
         if precision.network is not None:
             fewest = FEWEST_NODES * max(map(len, baselines))
             most = max(_MOST_NODES_BFLOAT16, 2 * fewest, 2 * settings.min_nodes)
@@ -155,7 +157,7 @@ def attribute_batch(
             }
         rest = [index for index in range(len(images)) if index not in done]
         if rest:
-            integrals = integrate_batch(
+            again = integrate_batch(
                 network,
                 images[rest],
                 [baselines[index] for index in rest],
@@ -163,9 +165,8 @@ def attribute_batch(
                 settings,
                 batch_size=batch_size,
             )
-            done |= {
-                index: (integral, own) for index, integral in zip(rest, integrals, strict=True)
-            }
+            for index, integral in zip(rest, again, strict=True):
+                done[index] = (_after(integrals[index], integral) if integrals else integral, own)
     return [done[index] for index in range(len(images))]
 
 
@@ -267,6 +268,11 @@ def expected_gradients(
     """
     settings = settings.model_copy(update={"baseline": "expected"})
     return integrated_gradients(network, image, is_male, settings, references=references)
+
+
+def _after(first: PathIntegral, second: PathIntegral) -> PathIntegral:
+    """Return the second integral with what both have cost."""
+    return replace(second, nodes=first.nodes + second.nodes, seconds=first.seconds + second.seconds)
 
 
 def _baselines(

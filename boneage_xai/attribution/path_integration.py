@@ -156,7 +156,7 @@ def integrate_batch(
     asked = [0] * len(cases)
     maps: dict[int, npt.NDArray[np.float64]] = {}
     active = 0
-    most_active = max(1, _half_budget(settings) // (_USUAL_NODES * _bytes(images[0])))
+    most_active = max(1, half_budget_bytes(settings) // (_USUAL_NODES * _bytes(images[0])))
     while waiting or queue:
         while waiting and active < most_active and len(queue) < batch_size:
             index, case = waiting.popleft()
@@ -221,12 +221,8 @@ def weighted_gradients(
     return result
 
 
-def activation_budget(settings: AttributionSettings) -> int:
-    """Return the bytes for activations: half the budget, the other half holds gradients."""
-    return _half_budget(settings)
-
-
-def _half_budget(settings: AttributionSettings) -> int:
+def half_budget_bytes(settings: AttributionSettings) -> int:
+    """Return half the memory budget: one half is for activations, the other for gradients."""
     return settings.memory_budget_mb * 2**20 // 2
 
 

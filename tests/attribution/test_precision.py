@@ -183,7 +183,10 @@ def test_cases_that_bfloat16_does_not_close_are_done_again(
     integrator = make_integrator(tender_network, images, sexes, settings, n_cases=6)
     assert integrator.precision.name == "bfloat16"
     results = attribute_batch(integrator, images, sexes)
-    assert "float32" in {precision for _, precision in results}
+    again = [integral for integral, precision in results if precision == "float32"]
+    assert again
+    # What bfloat16 cost in vain is counted: two runs begin with 33 nodes each.
+    assert min(integral.nodes for integral in again) >= 65 + 33
     assert all(integral.converged for integral, _ in results)
 
 
