@@ -307,10 +307,31 @@ def attribute(
         typer.Option("--layer", help="Layer for activation maps. [default: chosen over the depth]"),
     ] = None,
     baseline: Annotated[
-        Literal["black", "blurred", "mean"],
-        typer.Option(help="Image that Integrated Gradients starts from."),
+        Literal["black", "blurred", "mean", "expected"],
+        typer.Option(
+            help="Image that Integrated Gradients starts from; `expected` averages over training "
+            "cases of the same sex."
+        ),
     ] = "black",
-    steps: Annotated[int, typer.Option(help="Nodes of Integrated Gradients.", min=1)] = 50,
+    tolerance_months: Annotated[
+        float,
+        typer.Option(help="Completeness gap that may be left, in months …", min=0),
+    ] = 0.5,
+    tolerance_percent: Annotated[
+        float,
+        typer.Option(help="… or in percent of what is divided; the larger counts.", min=0, max=99),
+    ] = 1.0,
+    min_nodes: Annotated[
+        int, typer.Option(help="Gradients per case to begin with; more for finer maps.", min=3)
+    ] = 33,
+    max_nodes: Annotated[int, typer.Option(help="Gradients per case at most.", min=3)] = 256,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="bfloat16 is taken only if a check on a few cases lets it pass."),
+    ] = "auto",
+    references: Annotated[
+        int, typer.Option(help="Training cases of each sex for `expected`.", min=1)
+    ] = 16,
     limit: Annotated[
         int | None, typer.Option(help="At most so many cases, evenly over sex and age.", min=1)
     ] = None,
@@ -330,6 +351,15 @@ def attribute(
     from boneage_xai.attribution.interface import AttributionSettings
     from boneage_xai.models.checkpoint import load_run
 
+    settings = AttributionSettings(
+        baseline=baseline,
+        gap_tolerance_months=tolerance_months,
+        gap_tolerance_fraction=tolerance_percent / 100,
+        min_nodes=min(min_nodes, max_nodes),
+        max_nodes=max_nodes,
+        precision=precision,
+        n_references=references,
+    )
     trained = load_run(run, device())
     chosen, left_out = one_cohort(data, column, skip_problems, trained.manifest.data.cohort)
     with bars("Decoding", "Attributing") as (decoding, attributing):
@@ -347,7 +377,7 @@ def attribute(
             out,
             methods=method or ["integrated_gradients"],
             layers=layer,
-            settings=AttributionSettings(baseline=baseline, n_steps=steps),
+            settings=settings,
             limit=limit,
             replace=replace,
             progress=attributing,
@@ -360,6 +390,11 @@ def attribute(
             f"{summary['n']} cases, {name}: {completeness}, "
             f"{summary['median_seconds'][name]:.2f} s a case"
         )
+        if left := summary["n_not_converged"].get(name):
+            note(
+                f"{name}: {left} of {summary['n']} cases keep a larger gap than allowed with "
+                f"{max_nodes} nodes; they are marked"
+            )
 
 
 app.command()(intervene)

@@ -12,7 +12,7 @@ import torch
 from boneage_xai.data.cache import default_cache_folder
 from boneage_xai.data.decoding import usable_cores
 from boneage_xai.models.checkpoint import library_versions
-from trainers.engine import computes_bfloat16_fast
+from boneage_xai.models.precision import computes_bfloat16_fast
 
 
 @dataclass(frozen=True)

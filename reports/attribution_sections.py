@@ -17,7 +17,14 @@ from boneage_xai.store import AnalysisFolder
 from reports.blocks import Block, Drawing, Section, Table, Text
 from reports.examples import attributed_cases, examples
 from reports.summary import region_sentence
-from reports.wording import SEX_WORDS, layer_name, method_name, months, preferred_method
+from reports.wording import (
+    SEX_WORDS,
+    baseline_sentences,
+    layer_name,
+    method_name,
+    months,
+    preferred_method,
+)
 
 _LONGEST_ID = 24
 _ACTIVATION_CASES = 3
@@ -78,10 +85,34 @@ def attributions(folder: AnalysisFolder) -> Section | None:
             words=(0, 1, 6),
         ),
     ]
+    ours = found[found["method"] == method]
+    if sentences := _baseline_and_sex(ours):
+        blocks.append(Text(tuple(sentences)))
     if len(methods) > 1:
         others = ", ".join(method_name(name).lower() for name in methods if name != method)
         blocks.append(Text((f"Also computed, to be seen in the dashboard: {others}.",)))
     return Section("attributions", "What the network looks at", tuple(blocks))
+
+
+def _baseline_and_sex(found: pd.DataFrame) -> list[str]:
+    """Return how to read the maps of one method, from its rows of the attribution table."""
+    sentences = []
+    if baseline := next(iter(found["baseline"].dropna()), None):
+        sentences.append(baseline_sentences(str(baseline)))
+    # Folders written by earlier versions have neither of these columns.
+    if "converged" in found and (left := int((~found["converged"].dropna().astype(bool)).sum())):
+        sentences.append(
+            f"In {left:,} of {len(found):,} cases the gap stayed larger than allowed; read their "
+            "maps with care."
+        )
+    effects = found["sex_effect_months"].dropna() if "sex_effect_months" in found else None
+    if effects is not None and len(effects):
+        sentences.append(
+            "Sex is held fixed and no part of the maps. Telling the network the other sex, with "
+            f"the same image, changes its answer by {months(float(effects.abs().median()))} months "
+            f"in the median case and by {months(float(effects.abs().max()))} at most."
+        )
+    return sentences
 
 
 def _rows(array: Any, rows: pd.Series[int]) -> npt.NDArray[Any]:

@@ -10,6 +10,15 @@ from boneage_xai.store import AnalysisFolder
 
 Detail = Mapping[str, Any]
 
+_ATTRIBUTE_OPTIONS = {
+    "--baseline": "baseline",
+    "--tolerance-months": "gap_tolerance_months",
+    "--min-nodes": "min_nodes",
+    "--max-nodes": "max_nodes",
+    "--precision": "precision",
+    "--references": "n_references",
+}
+
 
 def _evaluate(detail: Detail) -> list[str]:
     return ["--seed", str(detail.get("seed", 0))]
@@ -22,9 +31,11 @@ def _attribute(detail: Detail) -> list[str]:
     for layer in detail.get("layers", []):
         words += ["--layer", str(layer)]
     settings = detail.get("settings") or {}
-    for option, key in (("--baseline", "baseline"), ("--steps", "n_steps")):
+    for option, key in _ATTRIBUTE_OPTIONS.items():
         if key in settings:
             words += [option, str(settings[key])]
+    if "gap_tolerance_fraction" in settings:
+        words += ["--tolerance-percent", f"{100 * settings['gap_tolerance_fraction']:g}"]
     if detail.get("limit") is not None:
         words += ["--limit", str(detail["limit"])]
     return words

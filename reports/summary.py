@@ -7,7 +7,7 @@ import pandas as pd
 from boneage_xai.anatomy import BACKGROUND
 from boneage_xai.regions.aggregation import summarise
 from boneage_xai.store import AnalysisFolder
-from reports.wording import method_name, months, percent, preferred_method
+from reports.wording import baseline_words, method_name, months, percent, preferred_method
 
 _NAMED_REGIONS = 3
 
@@ -22,11 +22,11 @@ def explanation_sentences(folder: AnalysisFolder) -> tuple[str, ...]:
     sentence = f"{len(ours):,} cases were explained with {method_name(method).lower()}"
     gaps = ours["completeness_gap_months"].abs().dropna()
     if len(gaps):
-        baseline = ours["baseline"].dropna()
+        baseline = str(next(iter(ours["baseline"].dropna()), "baseline"))
         sentence += (
-            f", which divides the difference between the prediction and that for a "
-            f"{baseline.iloc[0] if len(baseline) else 'baseline'} image among the pixels; what is "
-            f"left undivided (the completeness gap) is {months(float(gaps.median()), digits=2)} "
+            f", which divides the difference between the prediction and that for "
+            f"{baseline_words(baseline)} among the pixels; what is left undivided (the "
+            f"completeness gap) is {months(float(gaps.median()), digits=2)} "
             f"months in the median case and {months(float(gaps.max()), digits=2)} at most"
         )
     sentences = [sentence + "."]

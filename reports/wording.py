@@ -20,6 +20,29 @@ SPLIT_WORDS = {
     "train": "on which the network was trained",
     "all": "some of which the network may have been trained on",
 }
+# What a map is measured against, and what follows for reading it.
+BASELINE_WORDS = {
+    "black": (
+        "a black image",
+        "Against black every bright pixel may count, the outline of the hand and its brightness "
+        "included; dark places can hardly count, whatever they mean.",
+    ),
+    "blurred": (
+        "the same image, blurred",
+        "Against the blurred image edges and fine structure count; what blurring leaves, such as "
+        "the size and the brightness of the hand, does not.",
+    ),
+    "mean": (
+        "the mean of the training images",
+        "Against the mean image it counts how this hand differs from the average one, of both "
+        "sexes and all ages, and also how differently it lies.",
+    ),
+    "expected": (
+        "training images of the same sex",
+        "Against other children's images, averaged, it counts how this hand differs from theirs; "
+        "another draw of children gives a somewhat different map.",
+    ),
+}
 RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 
 
@@ -86,6 +109,21 @@ def layer_name(name: str) -> str:
 def method_name(name: str) -> str:
     """Return the name of an attribution method as words."""
     return name.replace("_", " ").replace(" x ", " × ").capitalize()
+
+
+def baseline_words(name: str) -> str:
+    """Return the image, or images, that a baseline's name stands for."""
+    return BASELINE_WORDS.get(name, (f"a {name} image", ""))[0]
+
+
+def baseline_sentences(name: str) -> str:
+    """Return which baseline maps were measured from and why it matters."""
+    words, reading = BASELINE_WORDS.get(name, (f"a {name} image", ""))
+    return (
+        f"The maps divide the difference between the prediction for the radiograph and that for "
+        f"{words} (the baseline). The choice matters, because a map can only show what differs "
+        f"between the two. {reading}"
+    ).strip()
 
 
 def preferred_method(methods: list[str]) -> str:

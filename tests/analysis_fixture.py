@@ -95,7 +95,7 @@ def write_analysis(folder: Path, *, attribute: bool = True, seed: int = 3) -> Pa
                 "n": 6,
                 "methods": ["integrated_gradients", "gradient"],
                 "layers": ["backbone.1", "backbone.4"],
-                "settings": {"baseline": "black", "n_steps": 8},
+                "settings": {"baseline": "black", "max_nodes": 33},
                 "limit": 6,
             },
         )
@@ -142,7 +142,7 @@ def _attribute(folder: Path, frame: pd.DataFrame, rng: np.random.Generator) -> N
         out=folder,
         methods=["gradient", "integrated_gradients"],
         layers=["backbone.1", "backbone.4"],
-        settings=AttributionSettings(n_steps=8),
+        settings=AttributionSettings(max_nodes=33),
         regions_of=lambda _: regions,
     )
 

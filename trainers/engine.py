@@ -31,6 +31,7 @@ from boneage_xai.models.checkpoint import (
     save_weights,
     write_manifest,
 )
+from boneage_xai.models.precision import computes_bfloat16_fast
 from boneage_xai.models.regressor import BoneAgeRegressor
 from boneage_xai.predict import evaluation_mode, predict_pixels
 from boneage_xai.store import read_json, read_table, write_bytes, write_json, write_table
@@ -283,14 +284,6 @@ def _lightning_precision(precision: str) -> Any:
     if precision == "auto":
         precision = "bfloat16" if computes_bfloat16_fast() else "float32"
     return {"float32": "32-true", "bfloat16": "bf16-mixed"}[precision]
-
-
-def computes_bfloat16_fast() -> bool:
-    """Return whether this machine has bfloat16 units (a GPU's, AMX or AVX512-BF16)."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def _finish(

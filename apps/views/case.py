@@ -17,7 +17,14 @@ from boneage_xai.figures.attribution import SMOOTHING_PX, activation_grid
 from boneage_xai.figures.overlay import overlay_pixels
 from boneage_xai.figures.style import figure_bytes
 from boneage_xai.store import AnalysisFolder
-from reports.wording import SEX_WORDS, layer_name, method_name, months, preferred_method
+from reports.wording import (
+    SEX_WORDS,
+    baseline_words,
+    layer_name,
+    method_name,
+    months,
+    preferred_method,
+)
 
 _WIDTH_PX = 640
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -120,12 +127,26 @@ def _completeness(found: pd.DataFrame, case_id: str, method: str) -> None:
         )
         return
     divided = float(one["prediction_months"] - one["baseline_prediction_months"])
+    at_baseline = months(one["baseline_prediction_months"])
     st.caption(
         f"The map divides the {months(divided, signed=True)} months between the answer for "
-        f"a {one['baseline']} image ({months(one['baseline_prediction_months'])}) and for this one "
+        f"{baseline_words(str(one['baseline']))} ({at_baseline}) and for this one "
         f"({months(one['prediction_months'])}). Completeness gap: "
         f"{months(one['completeness_gap_months'], signed=True, digits=2)} months."
+        + ("" if _is_converged(one) else " That is more than allowed.")
     )
+    effect = one.get("sex_effect_months")
+    if effect is not None and not pd.isna(effect):
+        st.caption(
+            f"Told the other sex, the network would answer {months(effect, signed=True)} months "
+            "for the same image; the map holds sex fixed."
+        )
+
+
+def _is_converged(row: pd.Series[Any]) -> bool:
+    """Return what the table says; folders of earlier versions do not say."""
+    converged = row.get("converged")
+    return converged is None or pd.isna(converged) or bool(converged)
 
 
 def _regions(folder: AnalysisFolder, case_id: str, method: str) -> None:

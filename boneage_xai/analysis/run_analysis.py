@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from boneage_xai.analysis.baselines import BASELINES, Baselines
 from boneage_xai.analysis.evaluation import evaluate
-from boneage_xai.attribution.baselines import mean_of_pixels
+from boneage_xai.attribution.baselines import (
+    SameSexReferences,
+    draw_references,
+    mean_of_pixels,
+)
 from boneage_xai.attribution.batch import attribute_cohort
 from boneage_xai.attribution.interface import AttributionSettings
+from boneage_xai.attribution.methods import PATH_METHODS
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.models.checkpoint import TrainedRun, read_splits
@@ -28,7 +34,7 @@ from boneage_xai.store import (
     write_json,
     write_table,
 )
-from boneage_xai.types import Cohort, RegionMap
+from boneage_xai.types import Cohort, FloatImage, RegionMap
 
 SplitName = Literal["held-out", "validation", "train", "all"]
 
@@ -44,6 +50,7 @@ class RunOnCohort:
         source: where the cohort was read from.
         split: which part of the source the cases are.
         train_ids: cases of the source that the run was trained on.
+        train_is_male: (n,) their sex, True for boys.
         skipped_problem_rows: rows of the source that were left out on request.
     """
 
@@ -53,6 +60,7 @@ class RunOnCohort:
     source: str
     split: SplitName
     train_ids: tuple[str, ...]
+    train_is_male: npt.NDArray[np.bool_]
     skipped_problem_rows: int = 0
 
     def record(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,6 +131,7 @@ def prepare_run(
         return digests[case_id] in parts.get(part, set())
 
     trained_on = tuple(case.case_id for case in cohort if is_of(case.case_id, "train"))
+    is_male = dict(zip([case.case_id for case in cohort], cohort.is_male().tolist(), strict=True))
     chosen = [case.case_id for case in cohort]
     if split == "held-out":
         chosen = [case_id for case_id in chosen if not is_of(case_id, "train")]
@@ -130,8 +139,16 @@ def prepare_run(
         chosen = [case_id for case_id in chosen if is_of(case_id, split)]
     if not chosen:
         raise DataError(f"{source or cohort.name}: expected cases of split {split}, found none")
+    train_is_male = np.array([is_male[case_id] for case_id in trained_on], dtype=bool)
     return RunOnCohort(
-        run, cohort.select(chosen), cache, source, split, trained_on, skipped_problem_rows
+        run,
+        cohort.select(chosen),
+        cache,
+        source,
+        split,
+        trained_on,
+        train_is_male,
+        skipped_problem_rows,
     )
 
 
@@ -246,13 +263,7 @@ def attribute_run(
     check_same_analysis(out, run=run, data=data)
     cohort = choose_cases(prepared.cohort, limit)
     cache = prepared.cache
-    mean_image = None
-    if settings.baseline == "mean":
-        if not prepared.train_ids:
-            raise ConfigError(
-                "baseline 'mean': expected the run's own training data as the source, found another"
-            )
-        mean_image = mean_of_pixels(cache.pixels, cache.rows(prepared.train_ids))
+    mean_image, references = _references(prepared, settings, methods)
 
     def regions_of(case_id: str) -> RegionMap | None:
         file = cohort[case_id].region_file
@@ -273,9 +284,36 @@ def attribute_run(
         layers=layers,
         settings=settings,
         mean_image=mean_image,
+        references=references,
         regions_of=regions_of,
         replace=replace,
         progress=progress,
     )
     detail = {**summary, "settings": settings.model_dump(mode="json"), "limit": limit}
+    if references is not None:
+        detail["references"] = {"girls": len(references.girls), "boys": len(references.boys)}
     return AnalysisFolder.add_step(out, run=run, data=data, step="attribute", detail=detail)
+
+
+def _references(
+    prepared: RunOnCohort, settings: AttributionSettings, methods: Sequence[str]
+) -> tuple[FloatImage | None, SameSexReferences | None]:
+    """Return the mean training image and the same-sex references, each where it is needed."""
+    needed = {PATH_METHODS[name](settings).baseline for name in methods if name in PATH_METHODS}
+    cache, ids = prepared.cache, prepared.train_ids
+    for baseline in ("mean", "expected"):
+        if baseline in needed and not ids:
+            raise ConfigError(
+                f"baseline '{baseline}': expected the run's own training data as the source, "
+                "found another"
+            )
+    mean_image = mean_of_pixels(cache.pixels, cache.rows(ids)) if "mean" in needed else None
+    if "expected" not in needed:
+        return mean_image, None
+    return mean_image, draw_references(
+        cache.pixels,
+        cache.rows(ids),
+        prepared.train_is_male,
+        settings.n_references,
+        settings.reference_seed,
+    )

@@ -1,11 +1,11 @@
-"""Attribution of a whole cohort into an analysis folder, one case at a time."""
+"""Attribution of a whole cohort into an analysis folder, a block of cases at a time."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,22 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-import zarr
-from torch import nn
+from torch import Tensor, nn
 
 from boneage_xai.attribution.activations import default_layers, layer_activations
+from boneage_xai.attribution.baselines import SameSexReferences
+from boneage_xai.attribution.forward import sex_effects
+from boneage_xai.attribution.integrated_gradients import (
+    Integrator,
+    attribute_batch,
+    attributed_map,
+    make_integrator,
+)
 from boneage_xai.attribution.interface import AttributedMap, AttributionSettings
-from boneage_xai.attribution.methods import method_named
+from boneage_xai.attribution.methods import PATH_METHODS, method_named
+from boneage_xai.attribution.path_integration import PathIntegral
+from boneage_xai.attribution.precision import GATE_CASES
+from boneage_xai.attribution.writers import MapsWriter, RegionSums
 from boneage_xai.errors import AttributionError, ConfigError, DataError
 from boneage_xai.regions.aggregation import aggregate
 from boneage_xai.store import write_table
@@ -30,7 +40,7 @@ MAPS_FOLDER = "attributions.zarr"
 ATTRIBUTION_TABLE = "attributions.parquet"
 REGION_TABLE = "regions.parquet"
 
-_HIGHEST_LABEL = 255
+_SMALLEST_BLOCK = 8
 
 
 def attribute_cohort(
@@ -45,15 +55,17 @@ def attribute_cohort(
     layers: Sequence[str] | None = None,
     settings: AttributionSettings | None = None,
     mean_image: FloatImage | None = None,
+    references: SameSexReferences | None = None,
     regions_of: Callable[[str], RegionMap | None] | None = None,
     replace: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Attribute every case with every method and write maps, activations and tables.
 
-    Cases are read, attributed and written one by one, so memory does not grow with the
-    cohort. Everything is prepared in a temporary folder inside ``out`` and moved into
-    place at the end, ``attributions.zarr`` last: where it exists, all is complete.
+    Cases are read, attributed and written in blocks, so memory does not grow with the
+    cohort; those of a block share the batches of path methods. Everything is prepared in a
+    temporary folder inside ``out`` and moved into place at the end, ``attributions.zarr`` last:
+    where it exists, all is complete.
 
     Args:
         network: ``network(image (N, 1, H, W) in [0, 1], is_male (N,)) -> (N,)`` months,
@@ -67,6 +79,7 @@ def attribute_cohort(
         layers: module names for activation maps; None chooses them, empty writes none.
         settings: of the methods.
         mean_image: (H, W) in [0, 1], for the baseline ``mean``.
+        references: for the baseline ``expected``.
         regions_of: returns a case's region map on the input grid (H, W), None where the
             case has none; called once per case.
         replace: whether an earlier attribution in ``out`` gives way, once this is complete.
@@ -74,7 +87,8 @@ def attribute_cohort(
 
     Returns:
         Summary: n, methods, layers, n_with_regions, and by method
-        median_absolute_gap_months (None without completeness) and median_seconds.
+        median_absolute_gap_months (None without completeness), median_seconds, and for path
+        methods median_nodes, n_not_converged and how they were integrated.
 
     Raises:
         ConfigError: an unknown method or layer, or an attribution that is there already.
@@ -96,36 +110,60 @@ def attribute_cohort(
     first = next(network.parameters(), torch.zeros(0))
     out.mkdir(parents=True, exist_ok=True)
     attribution_rows: list[dict[str, Any]] = []
-    region_sums = _RegionSums()
+    region_sums = RegionSums()
     with tempfile.TemporaryDirectory(prefix=".attribute.", dir=out) as staging:
-        maps = _MapsWriter(
+        maps = MapsWriter(
             Path(staging) / MAPS_FOLDER, case_ids, pixels.shape[1:], list(chosen), layers
         )
-        for index, (case_id, row) in enumerate(zip(case_ids, positions, strict=True)):
-            prepared = np.array(pixels[row])
-            image = torch.tensor(prepared / 255.0, dtype=first.dtype, device=first.device)
-            image = image[None, None]
-            sex = torch.tensor([float(is_male[index])], dtype=first.dtype, device=first.device)
-            regions = None if regions_of is None else regions_of(case_id)
-            maps.write_input(index, prepared)
-            if regions is not None:
-                maps.write_regions(index, case_id, regions)
-            for name, method in chosen.items():
-                started = time.perf_counter()
-                try:
-                    attributed = method(network, image, sex, settings, mean_image)
-                except AttributionError as error:
-                    raise AttributionError(f"case {case_id}, {name}: {error}") from error
-                seconds = time.perf_counter() - started
-                maps.write_map(index, name, attributed.map_months)
-                attribution_rows.append(_attribution_row(case_id, name, attributed, seconds))
+        # Prepared in here, so that a network that fails leaves nothing but what is cleared away.
+        integrators = _integrators(
+            network,
+            *_inputs(pixels, positions, is_male, _spread(len(positions)), first),
+            {name: PATH_METHODS[name](settings) for name in chosen if name in PATH_METHODS},
+            len(positions),
+            mean_image,
+            references,
+        )
+        block = max([_SMALLEST_BLOCK, *(one.batch_size for one in integrators.values())])
+        for start in range(0, len(case_ids), block):
+            members = range(start, min(start + block, len(case_ids)))
+            images, sexes = _inputs(pixels, positions, is_male, members, first)
+            effects = sex_effects(network, images, sexes)
+            integrals = {
+                name: _integrals(integrator, images, sexes, [case_ids[i] for i in members], name)
+                for name, integrator in integrators.items()
+            }
+            for offset, index in enumerate(members):
+                case_id = case_ids[index]
+                image, sex = images[offset : offset + 1], sexes[offset : offset + 1]
+                regions = None if regions_of is None else regions_of(case_id)
+                maps.write_input(index, np.array(pixels[positions[index]]))
                 if regions is not None:
-                    region_sums.add(case_id, name, aggregate(attributed.map_months, regions))
-            if layers:
-                for layer, values in layer_activations(network, image, sex, layers).items():
-                    maps.write_activation(index, layer, values[0])
-            if progress is not None:
-                progress(index + 1, len(case_ids))
+                    maps.write_regions(index, case_id, regions)
+                for name, method in chosen.items():
+                    started = time.perf_counter()
+                    try:
+                        if name in integrals:
+                            integral, precision = integrals[name][offset]
+                            baseline = integrators[name].settings.baseline
+                            attributed = attributed_map(integral, precision, baseline)
+                            seconds = integral.seconds
+                        else:
+                            attributed = method(network, image, sex, settings, mean_image)
+                            seconds = time.perf_counter() - started
+                    except AttributionError as error:
+                        raise AttributionError(f"case {case_id}, {name}: {error}") from error
+                    maps.write_map(index, name, attributed.map_months)
+                    attribution_rows.append(
+                        _attribution_row(case_id, name, attributed, effects[offset], seconds)
+                    )
+                    if regions is not None:
+                        region_sums.add(case_id, name, aggregate(attributed.map_months, regions))
+                if layers:
+                    for layer, values in layer_activations(network, image, sex, layers).items():
+                        maps.write_activation(index, layer, values[0])
+                if progress is not None:
+                    progress(index + 1, len(case_ids))
         maps.finish()
         attributions = pd.DataFrame(attribution_rows).astype(_ATTRIBUTION_TYPES)
         _move_into_place(Path(staging), out, attributions, region_sums.frame())
@@ -141,10 +179,14 @@ def attribute_cohort(
             for name, table in by_method.items()
         },
         "median_seconds": {name: _median(table["seconds"]) for name, table in by_method.items()},
+        "median_nodes": {name: _median(by_method[name]["nodes"]) for name in integrators},
+        "n_not_converged": {
+            name: int((~by_method[name]["converged"]).sum()) for name in integrators
+        },
+        "integration": {name: integrator.record() for name, integrator in integrators.items()},
     }
 
 
-_REGION_VALUES = ["signed_months", "absolute_months", "area_fraction"]
 # Columns of nothing but None would otherwise be written without a type.
 _ATTRIBUTION_TYPES = {
     "case_id": "string",
@@ -153,110 +195,63 @@ _ATTRIBUTION_TYPES = {
     "prediction_months": "float64",
     "baseline_prediction_months": "float64",
     "completeness_gap_months": "float64",
+    "nodes": "Int64",
+    "converged": "boolean",
+    "precision": "string",
+    "sex_effect_months": "float64",
     "seconds": "float64",
 }
 
 
-class _RegionSums:
-    """Region sums of many maps, kept as bare numbers, since a data frame each takes 100 kB."""
-
-    def __init__(self) -> None:
-        self.keys: list[tuple[str, str, tuple[str, ...]]] = []
-        self.values: list[npt.NDArray[np.float64]] = []
-        self.known: dict[tuple[str, ...], tuple[str, ...]] = {}
-
-    def add(self, case_id: str, method: str, table: pd.DataFrame) -> None:
-        regions = tuple(table["region"])
-        self.keys.append((case_id, method, self.known.setdefault(regions, regions)))
-        self.values.append(np.array(table[_REGION_VALUES], dtype=np.float64))
-
-    def frame(self) -> pd.DataFrame | None:
-        if not self.keys:
-            return None
-        rows = [
-            (case_id, method, region) for case_id, method, names in self.keys for region in names
-        ]
-        keys = pd.DataFrame(rows, columns=["case_id", "method", "region"], dtype="string")
-        values = pd.DataFrame(np.concatenate(self.values), columns=_REGION_VALUES)
-        return pd.concat([keys, values], axis=1)
+def _spread(n: int) -> list[int]:
+    """Return up to four positions evenly over n cases."""
+    return sorted(set(np.linspace(0, n - 1, GATE_CASES).round().astype(int).tolist()))
 
 
-class _MapsWriter:
-    """The Zarr group of one cohort, filled chunk by chunk."""
+def _inputs(
+    pixels: npt.NDArray[np.uint8],
+    positions: Sequence[int],
+    is_male: npt.NDArray[np.bool_],
+    members: Sequence[int],
+    like: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return images (k, 1, H, W) in [0, 1] and sexes (k,) of some cases."""
+    prepared = np.stack([pixels[positions[index]] for index in members]) / 255.0
+    images = torch.tensor(prepared, dtype=like.dtype, device=like.device)[:, None]
+    sexes = np.array([float(is_male[index]) for index in members])
+    return images, torch.tensor(sexes, dtype=like.dtype, device=like.device)
 
-    def __init__(
-        self,
-        path: Path,
-        case_ids: Sequence[str],
-        shape: tuple[int, ...],
-        methods: Sequence[str],
-        layers: Sequence[str],
-    ) -> None:
-        self.n = len(case_ids)
-        self.shape = shape
-        self.names: dict[int, str] = {}
-        self.with_regions: list[str] = []
-        self.group = zarr.create_group(
-            store=path,
-            zarr_format=3,
-            attributes={
-                "case_ids": list(case_ids),
-                "methods": list(methods),
-                "layers": list(layers),
-            },
+
+def _integrators(
+    network: nn.Module,
+    images: Tensor,
+    sexes: Tensor,
+    settings_of: Mapping[str, AttributionSettings],
+    n_cases: int,
+    mean_image: FloatImage | None,
+    references: SameSexReferences | None,
+) -> dict[str, Integrator]:
+    return {
+        name: make_integrator(
+            network,
+            images,
+            sexes,
+            settings,
+            n_cases=n_cases,
+            mean_image=mean_image,
+            references=references,
         )
-        self.arrays = {"inputs": self._array("inputs", shape, "uint8")}
-        for method in methods:
-            self.arrays[method] = self._array(method, shape, "float32")
+        for name, settings in settings_of.items()
+    }
 
-    def _array(self, name: str, shape: tuple[int, ...], dtype: str) -> Any:
-        return self.group.create_array(
-            name, shape=(self.n, *shape), chunks=(1, *shape), dtype=dtype
-        )
 
-    def write_input(self, index: int, pixels: npt.NDArray[np.uint8]) -> None:
-        self.arrays["inputs"][index] = pixels
-
-    def write_map(self, index: int, method: str, map_months: FloatImage) -> None:
-        self.arrays[method][index] = map_months
-
-    def write_activation(self, index: int, layer: str, values: FloatImage) -> None:
-        # The size of a layer's map is known once the first case has run.
-        name = f"activations/{layer}"
-        if name not in self.arrays:
-            self.arrays[name] = self._array(name, values.shape, "float32")
-        self.arrays[name][index] = values
-
-    def write_regions(self, index: int, case_id: str, regions: RegionMap) -> None:
-        if regions.labels.shape != self.shape:
-            raise DataError(
-                f"case {case_id}: expected a region map on the input grid {self.shape}, "
-                f"found {regions.labels.shape}"
-            )
-        if not 0 <= regions.labels.min() <= regions.labels.max() <= _HIGHEST_LABEL:
-            raise DataError(
-                f"case {case_id}: expected region labels from 0 to {_HIGHEST_LABEL}, "
-                f"found {regions.labels.min()} to {regions.labels.max()}"
-            )
-        for value, name in regions.names.items():
-            if self.names.setdefault(value, name) != name:
-                raise DataError(
-                    f"case {case_id}: expected label {value} to be {self.names[value]} as in "
-                    f"the cases before, found {name}"
-                )
-        if "regions" not in self.arrays:
-            self.arrays["regions"] = self._array("regions", self.shape, "uint8")
-        self.arrays["regions"][index] = regions.labels.astype(np.uint8)
-        self.with_regions.append(case_id)
-
-    def finish(self) -> None:
-        if self.with_regions:
-            self.arrays["regions"].attrs.update(
-                {
-                    "names": {str(value): name for value, name in sorted(self.names.items())},
-                    "case_ids": self.with_regions,
-                }
-            )
+def _integrals(
+    integrator: Integrator, images: Tensor, sexes: Tensor, case_ids: Sequence[str], name: str
+) -> list[tuple[PathIntegral, str]]:
+    try:
+        return attribute_batch(integrator, images, sexes)
+    except AttributionError as error:
+        raise AttributionError(f"cases {case_ids[0]} to {case_ids[-1]}, {name}: {error}") from error
 
 
 def _checked_rows(
@@ -287,7 +282,7 @@ def _checked_rows(
 
 
 def _attribution_row(
-    case_id: str, method: str, attributed: AttributedMap, seconds: float
+    case_id: str, method: str, attributed: AttributedMap, sex_effect_months: float, seconds: float
 ) -> dict[str, Any]:
     return {
         "case_id": case_id,
@@ -296,6 +291,10 @@ def _attribution_row(
         "prediction_months": attributed.prediction_months,
         "baseline_prediction_months": attributed.baseline_prediction_months,
         "completeness_gap_months": attributed.completeness_gap_months,
+        "nodes": attributed.nodes,
+        "converged": attributed.converged,
+        "precision": attributed.precision,
+        "sex_effect_months": sex_effect_months,
         "seconds": seconds,
     }
 

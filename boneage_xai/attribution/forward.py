@@ -77,6 +77,27 @@ def months(network: nn.Module, image: Tensor, is_male: Tensor) -> Tensor:
     return output
 
 
+def sex_effects(network: nn.Module, images: Tensor, is_male: Tensor) -> list[float]:
+    """Return what swapping the sex, with the image held fixed, does to each prediction.
+
+    Args:
+        network: called as ``network(image, is_male)``.
+        images: (n, 1, H, W) in [0, 1].
+        is_male: (n,) 0 or 1.
+
+    Returns:
+        n times the prediction for the other sex minus that for the case's own, in months.
+
+    Raises:
+        AttributionError: an output of another shape.
+    """
+    with untouched(network), torch.no_grad():
+        own = months(network, images, is_male).double()
+        swapped = months(network, images, 1 - is_male).double()
+    effects: list[float] = (swapped - own).tolist()
+    return effects
+
+
 def check_single(image: Tensor, is_male: Tensor) -> None:
     """Refuse anything but one grey image with one sex.
 

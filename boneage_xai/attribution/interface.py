@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from boneage_xai.errors import AttributionError
 from boneage_xai.types import FloatImage
 
-BaselineName = Literal["black", "blurred", "mean"]
+BaselineName = Literal["black", "blurred", "mean", "expected"]
+PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
 class AttributionSettings(BaseModel):
@@ -21,9 +22,21 @@ class AttributionSettings(BaseModel):
     Args:
         baseline: image that integrated gradients starts from: ``black`` (0 everywhere,
             before the network's normalisation), ``blurred`` (the image itself under a
-            heavy Gaussian), ``mean`` (the training mean image, given by the caller).
-        n_steps: nodes of the Gauss-Legendre rule.
-        internal_batch_size: nodes evaluated at once; bounds memory, does not change maps.
+            heavy Gaussian), ``mean`` (the training mean image, given by the caller),
+            ``expected`` (the average over reference images of the same sex, given by the
+            caller: expected gradients).
+        gap_tolerance_months: nodes are added until the completeness gap is at most this …
+        gap_tolerance_fraction: … or this fraction of the difference between the predictions
+            at image and baseline, whichever is larger.
+        min_nodes: gradients per case to begin with. A gap within the tolerance says little on
+            single pixels, whose error falls as nodes are added.
+        max_nodes: gradients per case at most; where the gap is larger still, the case is
+            marked as not converged.
+        precision: ``float32``; ``bfloat16`` where a check on a few cases lets it pass;
+            ``auto`` tries bfloat16 where the machine computes it fast and the cases are many.
+        memory_budget_mb: memory for activations and gradients; does not change maps.
+        n_references: reference images of each sex for ``expected``.
+        reference_seed: of their draw.
         blur_sigma_fraction: standard deviation of the Gaussian of ``blurred``, as a
             fraction of the image's longer side.
     """
@@ -31,9 +44,27 @@ class AttributionSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     baseline: BaselineName = "black"
-    n_steps: int = Field(default=50, ge=1)
-    internal_batch_size: int = Field(default=4, ge=1)
+    gap_tolerance_months: float = Field(default=0.5, ge=0)
+    gap_tolerance_fraction: float = Field(default=0.01, ge=0, lt=1)
+    min_nodes: int = Field(default=33, ge=3)
+    max_nodes: int = Field(default=256, ge=3)
+    precision: PrecisionName = "auto"
+    memory_budget_mb: int = Field(default=1024, ge=1)
+    n_references: int = Field(default=16, ge=1)
+    reference_seed: int = Field(default=0, ge=0)
     blur_sigma_fraction: float = Field(default=0.1, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_nodes(self) -> Self:
+        if self.max_nodes < self.min_nodes:
+            raise ValueError(
+                f"max_nodes: expected at least min_nodes ({self.min_nodes}), found {self.max_nodes}"
+            )
+        return self
+
+    def tolerance_months(self, change_months: float) -> float:
+        """Return the completeness gap allowed for a change from baseline to image."""
+        return max(self.gap_tolerance_months, self.gap_tolerance_fraction * abs(change_months))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +78,9 @@ class AttributedMap:
         baseline_prediction_months: the network's output for the baseline, None likewise.
         completeness_gap_months: sum of the map minus (prediction - prediction at the
             baseline), None where the method promises no completeness.
+        nodes: gradients that were computed, None for methods that integrate nothing.
+        converged: whether the gap is within the tolerance, None likewise.
+        precision: in which gradients were computed, None likewise.
     """
 
     map_months: FloatImage
@@ -54,6 +88,9 @@ class AttributedMap:
     baseline: str | None = None
     baseline_prediction_months: float | None = None
     completeness_gap_months: float | None = None
+    nodes: int | None = None
+    converged: bool | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a map that cannot be summed.

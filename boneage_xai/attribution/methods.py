@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from boneage_xai.attribution.forward import check_single, months, untouched
-from boneage_xai.attribution.integrated_gradients import integrated_gradients
+from boneage_xai.attribution.integrated_gradients import expected_gradients, integrated_gradients
 from boneage_xai.attribution.interface import (
     AttributedMap,
     AttributionMethod,
@@ -77,9 +79,17 @@ def input_x_gradient(
 
 METHODS: dict[str, AttributionMethod] = {
     "integrated_gradients": integrated_gradients,
+    "expected_gradients": expected_gradients,
     "gradient": gradient,
     "input_x_gradient": input_x_gradient,
 }
+
+
+PATH_METHODS: dict[str, Callable[[AttributionSettings], AttributionSettings]] = {
+    "integrated_gradients": lambda settings: settings,
+    "expected_gradients": lambda settings: settings.model_copy(update={"baseline": "expected"}),
+}
+"""Methods whose cases share batches, with the settings each makes of those it is given."""
 
 
 def method_named(name: str) -> AttributionMethod:

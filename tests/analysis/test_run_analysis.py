@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from boneage_xai.analysis.run_analysis import (
     attribute_run,
@@ -16,6 +17,7 @@ from boneage_xai.analysis.run_analysis import (
     evaluate_run,
     prepare_run,
 )
+from boneage_xai.attribution.baselines import draw_references
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import CheckpointError, ConfigError, DataError, ReportError
@@ -115,7 +117,7 @@ def test_evaluate_then_attribute_fill_a_new_folder(
     assert folder.history() is not None
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
-    settings = AttributionSettings(n_steps=8, baseline="mean")
+    settings = AttributionSettings(baseline="mean")
     folder = attribute_run(prepared, out, limit=4, settings=settings, layers=[])
     attributions, regions, maps = folder.attributions(), folder.regions(), folder.maps()
     assert attributions is not None
@@ -137,6 +139,50 @@ def test_evaluate_then_attribute_fill_a_new_folder(
         for name, when in before.items()
         if name != "analysis.json"
     )
+
+
+def test_expected_gradients_take_training_cases_of_the_same_sex(
+    run: TrainedRun, cohort: Cohort, cache_folder: Path, tmp_path: Path
+) -> None:
+    prepared = prepare_run(run, cohort, cache_folder=cache_folder)
+    settings = AttributionSettings(n_references=2, reference_seed=1)
+    folder = attribute_run(
+        prepared,
+        tmp_path / "a",
+        limit=2,
+        settings=settings,
+        layers=[],
+        methods=["expected_gradients"],
+    )
+    found = folder.attributions()
+    assert found is not None
+    cache = prepared.cache
+    rows = cache.rows(prepared.train_ids)
+    male = np.array([cohort[case_id].sex is Sex.MALE for case_id in prepared.train_ids])
+    assert np.array_equal(male, prepared.train_is_male)
+    references = draw_references(cache.pixels, rows, male, 2, 1)
+    for row in found.to_dict("records"):
+        sex = cohort[row["case_id"]].sex is Sex.MALE
+        images = torch.from_numpy(references.of(is_male=sex))[:, None]
+        with torch.no_grad():
+            mean = run.network(images, torch.full((2,), float(sex))).mean()
+        assert row["baseline_prediction_months"] == pytest.approx(float(mean), abs=0.01)
+        assert row["baseline"] == "expected"
+    detail = folder.manifest["steps"]["attribute"]
+    assert detail["references"] == {"girls": 2, "boys": 2}
+    assert detail["settings"]["reference_seed"] == 1
+    assert detail["integration"]["expected_gradients"]["precision"] == "float32"
+
+
+@pytest.mark.parametrize("baseline", ["mean", "expected"])
+def test_baselines_from_training_cases_need_them(
+    run: TrainedRun, cohort: Cohort, cache_folder: Path, tmp_path: Path, baseline: str
+) -> None:
+    prepared = prepare_run(run, cohort, cache_folder=cache_folder)
+    foreign = replace(prepared, train_ids=(), train_is_male=np.zeros(0, dtype=bool))
+    settings = AttributionSettings(baseline=baseline)
+    with pytest.raises(ConfigError, match=f"baseline '{baseline}': expected the run's own"):
+        attribute_run(foreign, tmp_path / "a", limit=1, settings=settings)
 
 
 def test_mistakes_leave_nothing_behind(

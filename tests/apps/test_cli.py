@@ -69,9 +69,12 @@ def test_the_main_job(
     metrics = json.loads(capsys.readouterr().out)
     assert metrics == read_json(out / "metrics.json")
     assert metrics["overall"]["n"] == 8
-    attribute = ["attribute", trained, "--data", phantoms, "--out", out, "--steps", "4"]
+    attribute = ["attribute", trained, "--data", phantoms, "--out", out, "--max-nodes", "33"]
     assert cli(*attribute, "--limit", "2", "--layer", "backbone.features.5") == 0
     assert "2 cases, integrated_gradients: median gap" in capsys.readouterr().out
+    summary = read_json(out / "analysis.json")["steps"]["attribute"]
+    assert summary["settings"]["max_nodes"] == 33
+    assert "float32" in summary["integration"]["integrated_gradients"]["precision"]
     assert cli(*attribute) == 2
     assert "--replace" not in capsys.readouterr().out
     capsys.readouterr()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import zarr
 from torch import Tensor, nn
 
 from boneage_xai.attribution.activations import layer_activations
+from boneage_xai.attribution.baselines import SameSexReferences
 from boneage_xai.attribution.batch import attribute_cohort
+from boneage_xai.attribution.integrated_gradients import expected_gradients
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.methods import METHODS
 from boneage_xai.errors import AttributionError, BoneAgeError, ConfigError, DataError
@@ -23,7 +26,7 @@ from boneage_xai.regions.aggregation import aggregate
 from boneage_xai.types import RegionMap
 
 SIZE_PX = 12
-SETTINGS = AttributionSettings(n_steps=5)
+SETTINGS = AttributionSettings()
 IDS = ["b", "a", "c"]
 ROWS = [4, 0, 2]
 IS_MALE = np.array([True, False, True])
@@ -62,6 +65,7 @@ def input_of(index: int) -> tuple[Tensor, Tensor]:
 def test_what_is_written_is_what_the_methods_return(
     small_network: nn.Module, tmp_path: Path
 ) -> None:
+    small_network.eval()
     (tmp_path / "metrics.json").write_text("another command's")
     done: list[tuple[int, int]] = []
     summary = attribute(small_network, tmp_path, progress=lambda *state: done.append(state))
@@ -88,17 +92,31 @@ def test_what_is_written_is_what_the_methods_return(
         assert (array.shape, array.chunks, array.dtype) == ((3, 12, 12), (1, 12, 12), np.float32)
         for index, case_id in enumerate(IDS):
             expected = METHODS[method](small_network, *input_of(index), SETTINGS)
-            np.testing.assert_array_equal(array[index], expected.map_months)
+            # Batches differ between one case and three, and with them the rounding.
+            np.testing.assert_allclose(array[index], expected.map_months, rtol=1e-4, atol=1e-5)
             row = table[(table["case_id"] == case_id) & (table["method"] == method)].iloc[0]
-            assert row["prediction_months"] == expected.prediction_months
+            assert row["prediction_months"] == pytest.approx(expected.prediction_months)
             assert row["seconds"] > 0
+            image, sex = input_of(index)
+            with torch.no_grad():
+                own, other = small_network(image, sex), small_network(image, 1 - sex)
+            assert row["sex_effect_months"] == pytest.approx(float(other - own), abs=1e-3)
+            assert abs(row["sex_effect_months"]) > 1
             if method == "gradient":
                 assert pd.isna(row["baseline"])
-                assert pd.isna(row["completeness_gap_months"])
+                for column in ("completeness_gap_months", "nodes", "converged", "precision"):
+                    assert pd.isna(row[column])
             else:
                 assert row["baseline"] == "black"
-                assert row["baseline_prediction_months"] == expected.baseline_prediction_months
-                assert row["completeness_gap_months"] == expected.completeness_gap_months
+                assert row["baseline_prediction_months"] == pytest.approx(
+                    expected.baseline_prediction_months
+                )
+                assert row["completeness_gap_months"] == pytest.approx(
+                    expected.completeness_gap_months, abs=1e-3
+                )
+                assert row["nodes"] == expected.nodes
+                assert row["converged"]
+                assert row["precision"] == "float32"
             mine = sums[(sums["case_id"] == case_id) & (sums["method"] == method)]
             regions = regions_of(case_id)
             if regions is None:
@@ -132,6 +150,13 @@ def test_what_is_written_is_what_the_methods_return(
         "gradient": None,
     }
     assert set(summary["median_seconds"]) == {"integrated_gradients", "gradient"}
+    assert summary["n_not_converged"] == {"integrated_gradients": 0}
+    assert summary["median_nodes"]["integrated_gradients"] >= 33
+    how = summary["integration"]["integrated_gradients"]
+    assert how["precision"] == "float32"
+    assert "Simpson" in how["rule"]
+    assert "fewer than 16 cases" in how["reason"] or "no bfloat16 units" in how["reason"]
+    json.dumps(summary)
 
 
 def test_default_layers_and_no_regions(small_network: nn.Module, tmp_path: Path) -> None:
@@ -274,3 +299,66 @@ def test_a_map_that_is_not_finite_names_case_and_method(tmp_path: Path) -> None:
     with pytest.raises(AttributionError, match="case b, gradient: attribution map: expected fin"):
         attribute(NotFinite(), tmp_path, methods=["gradient"], layers=[])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_do_not_change_the_maps(small_network: nn.Module, tmp_path: Path) -> None:
+    """Eleven cases fill one block and begin another; each alone gives the same map."""
+    n = 11
+    pixels = np.random.default_rng(2).integers(0, 256, (n, SIZE_PX, SIZE_PX), dtype=np.uint8)
+    is_male = np.arange(n) % 3 == 0
+    network = small_network.double()
+    settings = AttributionSettings(memory_budget_mb=1)
+    done: list[int] = []
+
+    def run(out: Path, rows: list[int]) -> np.ndarray:
+        attribute_cohort(
+            network,
+            case_ids=[str(row) for row in rows],
+            pixels=pixels,
+            rows=rows,
+            is_male=is_male[rows],
+            out=out,
+            layers=[],
+            settings=settings,
+            progress=lambda now, _: done.append(now),
+        )
+        maps = zarr.open_group(out / "attributions.zarr", mode="r")
+        return np.asarray(maps["integrated_gradients"][:])
+
+    together = run(tmp_path / "all", list(range(n)))
+    assert done == list(range(1, n + 1))
+    for row in (0, 7, 8, 10):
+        np.testing.assert_allclose(run(tmp_path / str(row), [row])[0], together[row], rtol=1e-6)
+
+
+def test_expected_gradients_of_a_cohort(small_network: nn.Module, tmp_path: Path) -> None:
+    references = SameSexReferences(
+        *np.random.default_rng(4).random((2, 3, SIZE_PX, SIZE_PX), dtype=np.float32)
+    )
+    methods = ["expected_gradients", "integrated_gradients"]
+    summary = attribute(small_network, tmp_path, methods=methods, references=references)
+    table = pd.read_parquet(tmp_path / "attributions.parquet")
+    assert list(table["baseline"]) == ["expected", "black"] * 3
+    assert set(summary["integration"]) == set(methods)
+    maps = zarr.open_group(tmp_path / "attributions.zarr", mode="r")
+    for index in range(3):
+        alone = expected_gradients(small_network, *input_of(index), SETTINGS, references=references)
+        np.testing.assert_allclose(
+            maps["expected_gradients"][index], alone.map_months, rtol=1e-4, atol=1e-5
+        )
+    with pytest.raises(ConfigError, match="reference images, found none"):
+        attribute(small_network, tmp_path / "none", methods=methods)
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_cases_that_do_not_converge_are_marked(small_network: nn.Module, tmp_path: Path) -> None:
+    settings = AttributionSettings(
+        gap_tolerance_months=0, gap_tolerance_fraction=0, min_nodes=3, max_nodes=9
+    )
+    summary = attribute(small_network, tmp_path, settings=settings)
+    table = pd.read_parquet(tmp_path / "attributions.parquet")
+    ours = table[table["method"] == "integrated_gradients"]
+    assert summary["n_not_converged"] == {"integrated_gradients": 3}
+    assert not ours["converged"].any()
+    assert (ours["nodes"] == 9).all()
+    assert (ours["completeness_gap_months"].abs() > 0).all()

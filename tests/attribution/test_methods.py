@@ -9,12 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from boneage_xai.attribution.activations import default_layers, layer_activations
-from boneage_xai.attribution.interface import AttributionSettings
+from boneage_xai.attribution.baselines import SameSexReferences
+from boneage_xai.attribution.interface import AttributedMap, AttributionSettings
 from boneage_xai.attribution.methods import METHODS, method_named
 from boneage_xai.errors import AttributionError, ConfigError
 
-SETTINGS = AttributionSettings(n_steps=6)
+SETTINGS = AttributionSettings()
+REFERENCES = SameSexReferences(*np.random.default_rng(5).random((2, 3, 12, 12), dtype=np.float32))
 GIRL, BOY = torch.zeros(1), torch.ones(1)
+
+
+def explain(name: str, network: nn.Module, image: Tensor, sex: Tensor) -> AttributedMap:
+    """Run a method with what it needs beside the network, the image and the sex."""
+    extra = {"references": REFERENCES} if name == "expected_gradients" else {}
+    return METHODS[name](network, image, sex, SETTINGS, **extra)
 
 
 def test_gradient_and_input_x_gradient_of_a_linear_network(
@@ -50,7 +58,7 @@ def test_maps_are_signed_and_do_not_vanish_for_girls(
     small_network: nn.Module, image: Tensor, name: str
 ) -> None:
     for sex in (GIRL, BOY):
-        attributed = METHODS[name](small_network, image, sex, SETTINGS)
+        attributed = explain(name, small_network, image, sex)
         assert attributed.map_months.shape == (12, 12)
         assert attributed.map_months.min() < 0 < attributed.map_months.max()
 
@@ -75,7 +83,7 @@ def run(what: str, network: nn.Module, image: Tensor) -> None:
     elif what == "default_layers":
         default_layers(network, size_px=12)
     else:
-        METHODS[what](network, image, GIRL, SETTINGS)
+        explain(what, network, image, GIRL)
 
 
 def unusual_state(network: nn.Module) -> None:
@@ -132,15 +140,15 @@ def test_mode_of_the_network_does_not_change_the_map(
     maps = []
     for training in (True, False):
         small_network.train(training)
-        maps.append(METHODS[name](small_network, image, BOY, SETTINGS).map_months)
+        maps.append(explain(name, small_network, image, BOY).map_months)
     np.testing.assert_array_equal(maps[0], maps[1])
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_works_under_inference_mode(small_network: nn.Module, image: Tensor, name: str) -> None:
-    expected = METHODS[name](small_network, image, BOY, SETTINGS).map_months
+    expected = explain(name, small_network, image, BOY).map_months
     with torch.inference_mode():
-        inside = METHODS[name](small_network, image.clone(), BOY.clone(), SETTINGS).map_months
+        inside = explain(name, small_network, image.clone(), BOY.clone()).map_months
     np.testing.assert_array_equal(inside, expected)
 
 
@@ -163,11 +171,11 @@ class NotFinite(nn.Module):
 @pytest.mark.parametrize("name", METHODS)
 def test_networks_and_inputs_that_do_not_fit_are_refused(image: Tensor, name: str) -> None:
     with pytest.raises(AttributionError, match=r"expected months of shape \(\d+,\), found"):
-        METHODS[name](WrongShape(), image, BOY, SETTINGS)
+        explain(name, WrongShape(), image, BOY)
     with pytest.raises(AttributionError, match="expected finite months"):
-        METHODS[name](NotFinite(), image, BOY, SETTINGS)
+        explain(name, NotFinite(), image, BOY)
     with pytest.raises(AttributionError, match=r"expected image \(1, 1, H, W\)"):
-        METHODS[name](WrongShape(), image.repeat(2, 1, 1, 1), BOY.repeat(2), SETTINGS)
+        explain(name, WrongShape(), image.repeat(2, 1, 1, 1), BOY.repeat(2))
 
 
 def test_unknown_method_is_named() -> None:

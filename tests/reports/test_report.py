@@ -8,19 +8,27 @@ import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 
+from boneage_xai.attribution.interface import BaselineName
 from boneage_xai.errors import DataError, ReportError
-from boneage_xai.store import AnalysisFolder, read_json, write_json
+from boneage_xai.store import AnalysisFolder, read_json, write_json, write_table
 from reports.commands import commands
 from reports.examples import attributed_cases, examples
 from reports.report import write_report
 from reports.sections import ADDED_BY, SECTIONS
-from reports.wording import estimate_text, months, performance_sentences
+from reports.wording import (
+    baseline_sentences,
+    baseline_words,
+    estimate_text,
+    months,
+    performance_sentences,
+)
 
 MALICIOUS = "<script>alert('x')</script>"
 
@@ -204,7 +212,7 @@ def test_commands_can_be_pasted_into_a_shell(analysis_folder: Path) -> None:
     words = shlex.split(made["attribute"])
     assert words[:3] == ["boneage-xai", "attribute", "runs/toy"]
     assert words[words.index("--data") + 1] == "some folder/phantoms"
-    assert words[words.index("--steps") + 1] == "8"
+    assert words[words.index("--max-nodes") + 1] == "33"
     assert [words[i + 1] for i, word in enumerate(words) if word == "--method"] == [
         "integrated_gradients",
         "gradient",
@@ -224,6 +232,39 @@ def test_interventions_are_told_with_what_they_change(page: Page) -> None:
     for region, value in summary["slope_months_per_month"].items():
         assert value == pytest.approx(means[region])
         assert months(value, signed=True, digits=2) in text
+
+
+def test_the_report_says_which_baseline_and_why_it_matters(analysis_folder: Path) -> None:
+    text = Page(write_report(analysis_folder).read_text(encoding="utf-8")).text
+    assert "that for a black image (the baseline)" in text
+    assert "a map can only show what differs between the two" in text
+    assert "Telling the network the other sex" in text
+    assert "the gap stayed larger than allowed" not in text
+
+
+@pytest.mark.parametrize("name", get_args(BaselineName))
+def test_every_baseline_has_words(name: str) -> None:
+    assert baseline_words(name) in baseline_sentences(name)
+    assert baseline_words(name) != f"a {name} image" or name == "black"
+    assert len(baseline_sentences(name)) > len(baseline_sentences("unheard-of"))
+
+
+def test_cases_that_did_not_converge_are_counted(analysis_folder: Path) -> None:
+    table = pd.read_parquet(analysis_folder / "attributions.parquet")
+    ours = table["method"] == "integrated_gradients"
+    table.loc[table.index[ours][:2], "converged"] = False
+    write_table(analysis_folder / "attributions.parquet", table)
+    text = Page(write_report(analysis_folder).read_text(encoding="utf-8")).text
+    assert "In 2 of 6 cases the gap stayed larger than allowed" in text
+
+
+def test_folders_of_earlier_versions_are_reported(analysis_folder: Path) -> None:
+    table = pd.read_parquet(analysis_folder / "attributions.parquet")
+    added = ["nodes", "converged", "precision", "sex_effect_months"]
+    write_table(analysis_folder / "attributions.parquet", table.drop(columns=added))
+    text = Page(write_report(analysis_folder).read_text(encoding="utf-8")).text
+    assert "that for a black image (the baseline)" in text
+    assert "Telling the network the other sex" not in text
 
 
 def test_examples_are_spread_and_hold_the_largest_error() -> None:

@@ -1,0 +1,335 @@
+"""Integrated Gradients to a tolerance: Captum, Captum tuned, ours in float32, ours in bfloat16.
+
+Each arm runs in a process of its own, all on the same network and images, interleaved. An arm
+explains every case until its completeness gap is at most max(0.5 month, 1% of the difference):
+
+- ``captum``: its defaults (50 Gauss–Legendre nodes, one batch per case), which may miss it;
+- ``captum-tuned``: frozen parameters, the fastest ``internal_batch_size``, and the fewest nodes
+  of 16, 32, 64, … with which 95% of the cases keep the tolerance;
+- ``float32``: ours, nodes per case;
+- ``bfloat16``: ours, where its check passes; where not, this says so and is float32.
+
+Captum's search is not timed, our precision check is.
+
+    python benchmarks/ig.py --size 224 --cases 24 --repeats 5
+    python benchmarks/ig.py --run runs/cpu-small --data ~/rsna --cases 48
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from captum.attr import IntegratedGradients
+from torch import Tensor, nn
+
+from boneage_xai.attribution.forward import months, untouched
+from boneage_xai.attribution.integrated_gradients import attribute_batch, make_integrator
+from boneage_xai.attribution.interface import AttributionSettings
+from boneage_xai.models.checkpoint import load_run
+from boneage_xai.models.regressor import ArchitectureSettings, BoneAgeRegressor
+
+ARMS = ("captum", "captum-tuned", "float32", "bfloat16")
+SHARE_WITHIN = 0.95
+MOST_NODES = 1024
+INTERNAL_BATCHES = (1, 2, 4, 8, 16, 32)
+GIBI = 2**30
+
+
+def load_network(options: argparse.Namespace) -> nn.Module:
+    if options.run:
+        return load_run(options.run).network
+    torch.manual_seed(0)
+    network = BoneAgeRegressor(
+        ArchitectureSettings(backbone=options.backbone, output="expectation"),
+        age_mean_months=127.0,
+        age_sd_months=41.0,
+    )
+    # Without statistics of images, activations of a random network die out or explode.
+    network.train()
+    with torch.no_grad():
+        for _ in range(10):
+            network(torch.rand(8, 1, options.size, options.size), torch.ones(8))
+    return network.eval()
+
+
+def load_cases(folder: Path) -> tuple[Tensor, Tensor]:
+    with np.load(folder / "cases.npz") as cases:
+        images = torch.from_numpy(cases["pixels"]).unsqueeze(1).float() / 255
+        return images, torch.from_numpy(cases["is_male"]).float()
+
+
+def write_cases(options: argparse.Namespace, folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    if options.run:
+        from boneage_xai.analysis.run_analysis import choose_cases, prepare_run
+        from boneage_xai.data.cohort import read_source, select_cohort
+
+        cohort = select_cohort(read_source(options.data))
+        prepared = prepare_run(load_run(options.run), cohort, source=str(options.data))
+        chosen = choose_cases(prepared.cohort, options.cases)
+        pixels = prepared.cache.pixels[prepared.cache.rows([case.case_id for case in chosen])]
+        is_male = chosen.is_male()
+    else:
+        from boneage_xai.phantom.cohorts import write_cohort
+
+        write_cohort(folder / "phantoms", options.cases, seed=0, workers=1)
+        pixels, is_male = phantom_pixels(folder / "phantoms", options.size)
+    order = rng.permutation(len(pixels))
+    np.savez(folder / "cases.npz", pixels=pixels[order], is_male=is_male[order])
+
+
+def phantom_pixels(source: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
+    from boneage_xai.data.cache import open_cache
+    from boneage_xai.data.cohort import read_source, select_cohort
+    from boneage_xai.data.preprocess import PreprocessSettings
+
+    cohort = select_cohort(read_source(source))
+    cache = open_cache(cohort, PreprocessSettings(size_px=size_px), source / "cache", workers=1)
+    return np.array(cache.pixels), cohort.is_male()
+
+
+class PeakMemory:
+    """The largest resident memory above that at the start, sampled every five milliseconds."""
+
+    def __enter__(self) -> PeakMemory:
+        self.start = self.peak = resident_bytes()
+        self.running = True
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def watch(self) -> None:
+        while self.running:
+            self.peak = max(self.peak, resident_bytes())
+            time.sleep(0.005)
+
+    def __exit__(self, *_: object) -> None:
+        self.running = False
+        self.thread.join()
+
+    @property
+    def grown(self) -> int:
+        return self.peak - self.start
+
+
+def resident_bytes() -> int:
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def gradient_flops(network: nn.Module, image: Tensor, sex: Tensor) -> int:
+    """Count the floating-point operations of one gradient with respect to the input."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with untouched(network), counter:
+        start = image.clone().requires_grad_()
+        # FlopCounterMode cannot follow torch.autograd.grad.
+        months(network, start, sex).sum().backward()
+    return int(counter.get_total_flops())
+
+
+def matrix_peak(dtype: torch.dtype, n: int = 2048) -> float:
+    """Measure the operations a second of a large matrix product, the best of several."""
+    a, b = (torch.randn(n, n).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 2 * n**3 / best
+
+
+def captum_gaps(
+    network: nn.Module, images: Tensor, sexes: Tensor, nodes: int, internal: int | None
+) -> list[tuple[float, float]]:
+    """Explain each case as Captum does; return gap and change in months."""
+    found = []
+    for index in range(len(images)):
+        image, sex = images[index : index + 1], sexes[index : index + 1]
+        attributed = IntegratedGradients(partial(months, network)).attribute(
+            image,
+            baselines=0.0,
+            additional_forward_args=(sex,),
+            n_steps=nodes,
+            internal_batch_size=internal,
+        )
+        with torch.no_grad():
+            ends = months(network, torch.cat([image, image * 0]), sex.repeat(2)).double()
+        change = float(ends[0] - ends[1])
+        found.append((abs(float(attributed.double().sum()) - change), change))
+    return found
+
+
+def share_within(found: list[tuple[float, float]], settings: AttributionSettings) -> float:
+    return float(np.mean([gap <= settings.tolerance_months(change) for gap, change in found]))
+
+
+def tuned(
+    network: nn.Module, images: Tensor, sexes: Tensor, settings: AttributionSettings
+) -> tuple[int, int]:
+    """Return nodes and internal batch size with which Captum is fastest within the tolerance."""
+    seconds = {}
+    for internal in INTERNAL_BATCHES:
+        captum_gaps(network, images[:1], sexes[:1], internal, internal)
+        started = time.perf_counter()
+        captum_gaps(network, images[:1], sexes[:1], 32, internal)
+        seconds[internal] = time.perf_counter() - started
+    internal = min(seconds, key=lambda size: seconds[size])
+    nodes = 16
+    while nodes < MOST_NODES:
+        if share_within(captum_gaps(network, images, sexes, nodes, internal), settings) >= (
+            SHARE_WITHIN
+        ):
+            break
+        nodes *= 2
+    return nodes, internal
+
+
+def run_arm(options: argparse.Namespace) -> dict[str, object]:
+    network = load_network(options)
+    images, sexes = load_cases(options.folder)
+    settings = AttributionSettings(
+        precision=options.arm if options.arm in ("float32", "bfloat16") else "float32",
+        min_nodes=options.min_nodes,
+    )
+    result: dict[str, object] = {"arm": options.arm}
+    if options.arm.startswith("captum"):
+        nodes, internal = 50, None
+        network.requires_grad_(options.arm == "captum")
+        if options.arm == "captum-tuned":
+            if options.tuned:
+                nodes, internal = json.loads(options.tuned)
+            else:
+                nodes, internal = tuned(network, images, sexes, settings)
+        with PeakMemory() as memory:
+            captum_gaps(network, images[:1], sexes[:1], nodes, internal)
+            started = time.perf_counter()
+            found = captum_gaps(network, images, sexes, nodes, internal)
+            seconds = time.perf_counter() - started
+        gradients = nodes * len(images)
+        result |= {"tuned": [nodes, internal], "precision": "float32"}
+    else:
+        with PeakMemory() as memory:
+            integrate(network, images[:1], sexes[:1], settings)
+            started = time.perf_counter()
+            found, gradients, precision = integrate(network, images, sexes, settings)
+            seconds = time.perf_counter() - started
+        result["precision"] = precision
+    flops = gradients * gradient_flops(network, images[:1], sexes[:1])
+    dtype = torch.bfloat16 if result["precision"] == "bfloat16" else torch.float32
+    return result | {
+        "cases_per_second": len(images) / seconds,
+        "gradients_per_case": gradients / len(images),
+        "seconds": seconds,
+        "share_within": share_within(found, settings),
+        "peak_gib": memory.grown / GIBI,
+        "share_of_peak": flops / seconds / matrix_peak(dtype),
+    }
+
+
+def integrate(
+    network: nn.Module, images: Tensor, sexes: Tensor, settings: AttributionSettings
+) -> tuple[list[tuple[float, float]], int, str]:
+    integrator = make_integrator(network, images, sexes, settings, n_cases=len(images))
+    results = []
+    block = max(8, integrator.batch_size)
+    for start in range(0, len(images), block):
+        part = slice(start, start + block)
+        results += attribute_batch(integrator, images[part], sexes[part])
+    found = [
+        (abs(one.gap_months), one.prediction_months - one.baseline_prediction_months)
+        for one, _ in results
+    ]
+    return found, sum(one.nodes for one, _ in results), integrator.precision.name
+
+
+def in_own_process(arm: str, folder: Path, arguments: list[str]) -> dict[str, object]:
+    command = [sys.executable, __file__, "--arm", arm, "--folder", str(folder), *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def spread(values: list[float], digits: int) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, help="trained run; without it a random network")
+    parser.add_argument("--data", type=Path, help="the run's data")
+    parser.add_argument("--backbone", default="resnet18", help="of the random network")
+    parser.add_argument("--size", type=int, default=224, help="side in pixels without a run")
+    parser.add_argument("--cases", type=int, default=24)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--min-nodes", type=int, default=AttributionSettings().min_nodes)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--tuned", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if bool(options.run) != bool(options.data):
+        parser.error("expected --run and --data together")
+    if options.arm:
+        print(json.dumps(run_arm(options)))
+        return
+    arguments = ["--size", str(options.size), "--min-nodes", str(options.min_nodes)]
+    arguments += ["--backbone", options.backbone]
+    if options.run:
+        arguments += ["--run", str(options.run), "--data", str(options.data)]
+    found: dict[str, list[dict[str, object]]] = {arm: [] for arm in options.arms}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_cases(options, folder)
+        for _ in range(options.repeats):
+            for arm, results in found.items():
+                extra = (
+                    ["--tuned", json.dumps(results[0]["tuned"])]
+                    if (results and arm == "captum-tuned")
+                    else []
+                )
+                results.append(in_own_process(arm, folder, arguments + extra))
+    report(found)
+
+
+def report(found: dict[str, list[dict[str, object]]]) -> None:
+    columns = {
+        "cases/s": ("cases_per_second", 3),
+        "gradients/case": ("gradients_per_case", 1),
+        "seconds": ("seconds", 1),
+        "within": ("share_within", 2),
+        "peak GiB": ("peak_gib", 2),
+        "of peak": ("share_of_peak", 2),
+    }
+    print(f"median (interquartile range) of {max(map(len, found.values()))} runs an arm")
+    for arm, results in found.items():
+        parts = [
+            f"{label} {spread([float(str(one[key])) for one in results], digits)}"
+            for label, (key, digits) in columns.items()
+        ]
+        how = f"{results[0]['precision']}" + (
+            f", nodes and internal batch {results[0]['tuned']}" if "tuned" in results[0] else ""
+        )
+        print(f"{arm:>13}: {'; '.join(parts)} [{how}]")
+
+
+if __name__ == "__main__":
+    main()

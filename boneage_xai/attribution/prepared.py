@@ -1,0 +1,216 @@
+"""A private copy of a network, made ready for many gradients with respect to its input."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from boneage_xai.attribution.forward import months, untouched
+from boneage_xai.errors import AttributionError
+
+logger = logging.getLogger(__name__)
+
+PARITY_MONTHS = 0.01
+# Where rounding moves a pixel over a kink of a ReLU or a max pooling, its gradient jumps.
+PARITY_GRADIENT = 0.05
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedNetwork:
+    """A frozen copy in evaluation mode, with its BatchNorms folded where that holds.
+
+    Args:
+        network: the copy; nobody else holds it.
+        folded: how many BatchNorms went into the convolution before them.
+        parity_months: largest difference from the original's predictions on the images it
+            was checked with; 0 where nothing was folded.
+        note: what was folded, or why nothing was.
+    """
+
+    network: nn.Module
+    folded: int
+    parity_months: float
+    note: str
+
+
+class _InBfloat16(nn.Module):
+    """Run a backbone in bfloat16 between float32 images and float32 features."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.inner = backbone.to(torch.bfloat16)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features: Tensor = self.inner(image.to(torch.bfloat16))
+        return features.float()
+
+
+class _LayerTracer(fx.Tracer):
+    """Trace down to convolutions and BatchNorms, subclasses such as a folded stem included."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d | _BatchNorm) or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+
+def prepare(network: nn.Module, images: Tensor, is_male: Tensor) -> PreparedNetwork:
+    """Copy a network, freeze the copy, fold its BatchNorms and lay it out channels-last.
+
+    Each BatchNorm that alone follows a convolution becomes part of it, in float64. The folded
+    copy is used only if it predicts what the original predicts and has its gradients;
+    otherwise, and where ``torch.fx`` cannot trace the network, the copy stays unfolded.
+
+    Args:
+        network: ``network(image (N, 1, H, W) in [0, 1], is_male (N,)) -> (N,)`` months; not
+            touched. Where it has an attribute ``backbone``, that part is folded.
+        images: (n, 1, H, W) in [0, 1], a few images to compare folded and unfolded on.
+        is_male: (n,) 0 or 1.
+
+    Returns:
+        The copy, with what was done to it.
+
+    Raises:
+        AttributionError: a network for which attributions are not defined, or that cannot be
+            copied.
+
+    Source: folding as in Jacob et al., Quantization and Training of Neural Networks for
+    Efficient Integer-Arithmetic-Only Inference, 2018.
+    """
+    with torch.inference_mode(False):
+        plain = frozen_copy(network)
+        with untouched(plain):
+            months_before, slope_before = _answers(plain, images, is_male)
+            pairs, note = _foldable_pairs(plain)
+        if not pairs:
+            return PreparedNetwork(_channels_last(plain), 0, 0.0, note)
+        folded = frozen_copy(plain)
+        for convolution, norm in pairs:
+            _fold(folded, convolution, norm)
+        _channels_last(folded)
+        with untouched(folded):
+            months_after, slope_after = _answers(folded, images, is_male)
+    parity_months = float((months_after - months_before).abs().max())
+    parity_slope = float((slope_after - slope_before).norm() / slope_before.norm().clamp_min(1e-30))
+    allowed_months = PARITY_MONTHS + _ROUNDING * float(months_before.abs().max())
+    # Written so that NaN fails too.
+    if not (parity_months <= allowed_months and parity_slope <= PARITY_GRADIENT):
+        note = (
+            f"BatchNorm not folded: predictions would move by {parity_months:.3g} months and "
+            f"gradients by {parity_slope:.2g} of their size"
+        )
+        logger.warning("%s", note)
+        return PreparedNetwork(_channels_last(plain), 0, 0.0, note)
+    return PreparedNetwork(
+        folded, len(pairs), parity_months, f"{len(pairs)} BatchNorms folded into convolutions"
+    )
+
+
+def in_bfloat16(prepared: PreparedNetwork) -> nn.Module | None:
+    """Return a copy whose backbone computes in bfloat16 and whose head in float32.
+
+    Args:
+        prepared: the copy in float32; not touched.
+
+    Returns:
+        The network, or None where there is no float32 ``backbone`` to run in bfloat16.
+    """
+    first = next(prepared.network.parameters(), None)
+    backbone = getattr(prepared.network, "backbone", None)
+    if first is None or first.dtype != torch.float32 or not isinstance(backbone, nn.Module):
+        return None
+    with torch.inference_mode(False):
+        half = frozen_copy(prepared.network)
+        half.backbone = _InBfloat16(half.get_submodule("backbone"))
+        return _channels_last(half)
+
+
+def frozen_copy(network: nn.Module) -> nn.Module:
+    """Return a deep copy in evaluation mode whose parameters collect no gradient.
+
+    Raises:
+        AttributionError: a network that holds what cannot be copied.
+    """
+    try:
+        duplicate = copy.deepcopy(network)
+    except (RuntimeError, TypeError) as error:
+        raise AttributionError(
+            f"{type(network).__name__}: expected a network that can be copied, found {error}"
+        ) from error
+    # One by one, since a network may override train() to keep parts of it in another mode.
+    for module in duplicate.modules():
+        module.training = False
+    for parameter in duplicate.parameters():
+        parameter.requires_grad_(False)
+    return duplicate
+
+
+def _answers(network: nn.Module, images: Tensor, is_male: Tensor) -> tuple[Tensor, Tensor]:
+    """Return predictions (2n,) and gradients (2n, 1, H, W) at the images and half as bright."""
+    first = next(network.parameters(), images)
+    both = torch.cat([images, images / 2]).to(first.dtype).detach().clone().requires_grad_()
+    output = months(network, both, is_male.to(first.dtype).repeat(2))
+    (slope,) = torch.autograd.grad(output.sum(), both)
+    return output.detach().double(), slope.double()
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    return network.to(memory_format=torch.channels_last)
+
+
+def _foldable_pairs(network: nn.Module) -> tuple[list[tuple[str, str]], str]:
+    """Return names (convolution, BatchNorm) that follow each other and nothing else."""
+    has_backbone = isinstance(getattr(network, "backbone", None), nn.Module)
+    root = network.get_submodule("backbone") if has_backbone else network
+    prefix = "backbone." if has_backbone else ""
+    try:
+        graph = _LayerTracer().trace(root)
+    # Tracing runs the network's own Python on stand-ins, which may fail in any way; what is
+    # wrong with the network itself shows in its predictions, outside of this.
+    except Exception as error:
+        return [], f"BatchNorm not folded: the network cannot be traced ({type(error).__name__})"
+    modules = dict(root.named_modules())
+    calls: dict[int, int] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            module = modules[str(node.target)]
+            calls[id(module)] = calls.get(id(module), 0) + 1
+    pairs: list[tuple[str, str]] = []
+    for node in graph.nodes:
+        if node.op != "call_module" or not isinstance(modules[str(node.target)], nn.BatchNorm2d):
+            continue
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        convolution, norm = modules[str(before.target)], modules[str(node.target)]
+        if not isinstance(convolution, nn.Conv2d) or _is_altered(convolution) or _is_altered(norm):
+            continue
+        if calls[id(convolution)] == calls[id(norm)] == 1:
+            pairs.append((prefix + str(before.target), prefix + str(node.target)))
+    return pairs, "" if pairs else "no BatchNorm to fold"
+
+
+def _is_altered(module: nn.Module) -> bool:
+    """Return whether hooks or parametrisations see or change what the module computes."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    return bool(hooked or module._backward_pre_hooks) or parametrize.is_parametrized(module)
+
+
+def _fold(network: nn.Module, convolution: str, norm: str) -> None:
+    old, batch_norm = network.get_submodule(convolution), network.get_submodule(norm)
+    if not isinstance(old, nn.Conv2d) or not isinstance(batch_norm, nn.BatchNorm2d):
+        return
+    dtype = old.weight.dtype
+    fused = fuse_conv_bn_eval(copy.deepcopy(old).double(), copy.deepcopy(batch_norm).double())
+    fused = fused.to(dtype).requires_grad_(False)
+    for path, module in ((convolution, fused), (norm, nn.Identity().eval())):
+        parent, _, attribute = path.rpartition(".")
+        setattr(network.get_submodule(parent), attribute, module)

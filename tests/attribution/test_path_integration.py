@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import IntegratedGradients
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from boneage_xai.attribution.forward import months
+from boneage_xai.attribution.gradients import bytes_per_image, fitting_batch, gradients
+from boneage_xai.attribution.interface import AttributionSettings
+from boneage_xai.attribution.path_integration import (
+    PathIntegral,
+    integrate_batch,
+    weighted_gradients,
+)
+from boneage_xai.attribution.prepared import frozen_copy
+from boneage_xai.errors import AttributionError
+
+SETTINGS = AttributionSettings()
+EXACT = AttributionSettings(gap_tolerance_months=1e-3, gap_tolerance_fraction=0, max_nodes=400)
+
+
+class Quadratic(nn.Module):
+    """months = 100 + sum(a * image ** 2): the slope along a path is linear."""
+
+    def __init__(self, a: Tensor) -> None:
+        super().__init__()
+        self.a = nn.Parameter(a)
+
+    def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+        return 100 + is_male + (self.a * image.square()).sum(dim=(1, 2, 3))
+
+
+class Kink(nn.Module):
+    """months = 60 * relu(w · image - 1)."""
+
+    def __init__(self, w: Tensor) -> None:
+        super().__init__()
+        self.w = nn.Parameter(w)
+
+    def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+        return 60 * ((self.w * image).sum(dim=(1, 2, 3)) - 1).relu() + is_male
+
+
+class Counting(nn.Module):
+    """Count the images that pass with and without gradients."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.steps: list[int] = []
+
+    def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+        if image.requires_grad:
+            self.steps.append(image.shape[0])
+        return self.inner(image, is_male)
+
+
+def black(images: Tensor) -> list[Tensor]:
+    return [torch.zeros_like(images[index : index + 1]) for index in range(len(images))]
+
+
+def test_quadratic_network_is_exact_by_hand() -> None:
+    a = torch.tensor([[[[3.0, -2.0], [40.0, 0.0]]]], dtype=torch.float64)
+    image = torch.tensor([[[[0.5, 1.0], [0.25, 0.75]]]], dtype=torch.float64)
+    start = torch.tensor([[[[0.1, 0.0], [0.5, 1.0]]]], dtype=torch.float64)
+    sex = torch.ones(1, dtype=torch.float64)
+    (integral,) = integrate_batch(
+        frozen_copy(Quadratic(a)), image, [start], sex, SETTINGS, batch_size=7
+    )
+    expected = (a * (image.square() - start.square()))[0, 0].numpy()
+    np.testing.assert_allclose(integral.map_months, expected, atol=1e-12)
+    assert integral.gap_months == pytest.approx(0, abs=1e-12)
+    assert integral.nodes == 33
+    assert integral.converged
+
+
+def test_a_kink_is_found_by_hand() -> None:
+    w = torch.tensor([[[[2.0, 1.0], [0.0, -0.5]]]])
+    image = torch.tensor([[[[0.9, 0.6], [0.5, 0.2]]]])
+    (integral,) = integrate_batch(
+        frozen_copy(Kink(w)), image, black(image), torch.zeros(1), EXACT, batch_size=5
+    )
+    # w · image is 2.3, so the slope sets in at 1 / 2.3 and is 60 w from there on.
+    expected = (60 * w * image * (1 - 1 / 2.3))[0, 0].numpy()
+    np.testing.assert_allclose(integral.map_months, expected, atol=2e-3)
+    assert integral.converged
+    assert integral.prediction_months == pytest.approx(60 * 1.3, abs=1e-4)
+    assert integral.nodes < 80
+
+
+@pytest.mark.parametrize("n", [5, 50])
+def test_a_given_rule_is_captums(
+    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor], n: int
+) -> None:
+    images, sexes = disc_cases
+    image, sex = images[:1], sexes[:1]
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    ours = weighted_gradients(
+        frozen_copy(disc_network), image, image * 0, sex, (nodes + 1) / 2, weights / 2, 16
+    )
+    captums = IntegratedGradients(partial(months, disc_network)).attribute(
+        image,
+        baselines=image * 0,
+        additional_forward_args=(sex,),
+        n_steps=n,
+        method="gausslegendre",
+        internal_batch_size=16,
+    )
+    theirs = captums[0, 0].detach().numpy()
+    assert np.abs(ours - theirs).sum() < 1e-4 * np.abs(theirs).sum()
+
+
+def test_the_adaptive_map_is_captums_with_many_nodes(
+    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    images, sexes = disc_cases
+    integrals = integrate_batch(
+        frozen_copy(disc_network), images, black(images), sexes, EXACT, batch_size=16
+    )
+    for index in range(2):
+        captums = IntegratedGradients(partial(months, disc_network)).attribute(
+            images[index : index + 1],
+            baselines=0.0,
+            additional_forward_args=(sexes[index : index + 1],),
+            n_steps=512,
+            method="gausslegendre",
+            internal_batch_size=64,
+        )
+        theirs = captums[0, 0].detach().numpy()
+        error = np.abs(integrals[index].map_months - theirs).sum() / np.abs(theirs).sum()
+        assert error < 0.01
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(order=st.permutations(range(6)), n=st.integers(1, 6), batch_size=st.integers(1, 40))
+def test_neither_batch_size_nor_company_changes_a_map(
+    disc_network: nn.Module,
+    disc_cases: tuple[Tensor, Tensor],
+    order: list[int],
+    n: int,
+    batch_size: int,
+) -> None:
+    network = frozen_copy(disc_network).double()
+    images, sexes = (tensor.double() for tensor in disc_cases)
+    chosen = order[:n]
+    together = integrate_batch(
+        network,
+        images[chosen],
+        black(images[chosen]),
+        sexes[chosen],
+        SETTINGS,
+        batch_size=batch_size,
+    )
+    index = chosen[-1]
+    alone = integrate_batch(
+        network, images[[index]], black(images[[index]]), sexes[[index]], SETTINGS, batch_size=16
+    )
+    np.testing.assert_allclose(together[-1].map_months, alone[0].map_months, rtol=1e-8, atol=1e-10)
+    assert together[-1].nodes == alone[0].nodes
+
+
+def test_in_float32_batches_change_no_more_than_the_tolerance(
+    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    network = frozen_copy(disc_network)
+    images, sexes = disc_cases
+    runs = [
+        integrate_batch(network, images, black(images), sexes, SETTINGS, batch_size=size)
+        for size in (1, 23)
+    ]
+    for one, other in zip(*runs, strict=True):
+        scale = np.abs(one.map_months).sum()
+        assert np.abs(one.map_months - other.map_months).sum() < 0.01 * scale
+
+
+def test_memory_for_one_case_at_a_time_gives_the_same(
+    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    network = frozen_copy(disc_network).double()
+    images = torch.rand((3, 1, 128, 128), dtype=torch.float64)
+    sexes = torch.zeros(3, dtype=torch.float64)
+    maps = []
+    for budget_mb in (1, 1024):
+        config = AttributionSettings(memory_budget_mb=budget_mb, min_nodes=9)
+        integrals = integrate_batch(network, images, black(images), sexes, config, batch_size=4)
+        maps.append([integral.map_months for integral in integrals])
+    np.testing.assert_allclose(maps[0], maps[1], rtol=1e-8, atol=1e-10)
+
+
+def test_batches_are_filled_and_converged_cases_leave(
+    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    counting = Counting(frozen_copy(disc_network))
+    images, sexes = disc_cases
+    config = AttributionSettings(gap_tolerance_months=0.1, min_nodes=9)
+    integrals = integrate_batch(counting, images, black(images), sexes, config, batch_size=8)
+    nodes = [integral.nodes for integral in integrals]
+    assert sum(counting.steps) == sum(nodes)
+    assert len(set(nodes)) > 1
+    assert np.mean(counting.steps) > 6
+    assert all(integral.converged for integral in integrals)
+    assert all(abs(integral.gap_months) <= max(0.1, 0.01 * 200) for integral in integrals)
+    shares = [integral.seconds / integral.nodes for integral in integrals]
+    assert shares == pytest.approx([shares[0]] * len(shares))
+    assert shares[0] > 0
+
+
+def test_what_does_not_converge_is_marked_with_its_gap(
+    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    images, sexes = disc_cases
+    config = AttributionSettings(
+        gap_tolerance_months=0, gap_tolerance_fraction=0, min_nodes=3, max_nodes=12
+    )
+    for integral in integrate_batch(
+        frozen_copy(disc_network), images, black(images), sexes, config, batch_size=8
+    ):
+        assert not integral.converged
+        assert integral.nodes == 11
+        change = integral.prediction_months - integral.baseline_prediction_months
+        assert integral.gap_months == pytest.approx(integral.map_months.sum() - change, abs=1e-9)
+        assert integral.gap_months != 0
+
+
+def test_nan_ends_at_once() -> None:
+    class NotANumber(nn.Module):
+        def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+            return (image.flatten(1) * float("nan")).sum(dim=1)
+
+    image = torch.rand(1, 1, 4, 4)
+    (integral,) = integrate_batch(
+        NotANumber(), image, black(image), torch.zeros(1), SETTINGS, batch_size=8
+    )
+    assert not integral.converged
+    assert integral.nodes == 33
+
+
+def test_several_baselines_are_averaged_and_share_the_image() -> None:
+    a = torch.tensor([[[[3.0, -2.0], [40.0, 1.0]]]], dtype=torch.float64)
+    image = torch.rand((1, 1, 2, 2), dtype=torch.float64)
+    starts = torch.rand((20, 1, 2, 2), dtype=torch.float64)
+    counting = Counting(Quadratic(a))
+    (integral,) = integrate_batch(
+        counting, image, [starts], torch.zeros(1, dtype=torch.float64), SETTINGS, batch_size=16
+    )
+    expected = (a * (image.square() - starts.square())).mean(dim=0)[0].numpy()
+    np.testing.assert_allclose(integral.map_months, expected, atol=1e-12)
+    # A start and a middle for each, and the image once.
+    assert integral.nodes == sum(counting.steps) == 2 * 20 + 1
+
+
+def test_the_gap_is_against_the_networks_own_predictions() -> None:
+    """Gradients of a network that is 10% too steep leave a gap of 10% of the change."""
+    a = torch.full((1, 1, 2, 2), 10.0)
+    image = torch.ones(1, 1, 2, 2)
+    (integral,) = integrate_batch(
+        Quadratic(a),
+        image,
+        black(image),
+        torch.zeros(1),
+        SETTINGS,
+        batch_size=8,
+        gradient_network=Quadratic(1.1 * a),
+    )
+    assert integral.prediction_months == 140
+    assert integral.gap_months == pytest.approx(4, abs=1e-4)
+    assert not integral.converged
+
+
+class Jittery(Quadratic):
+    """Right gradients, but predictions off by up to four months, as if coarsely rounded."""
+
+    def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+        exact = super().forward(image, is_male)
+        return exact + 4 * torch.sin(1e4 * exact.detach())
+
+
+def test_noise_of_the_gradient_network_is_no_error_of_the_rule() -> None:
+    a = torch.full((1, 1, 2, 2), 10.0)
+    image = torch.ones(1, 1, 2, 2)
+    nodes = []
+    for noise_months in (0.0, 4.0):
+        (integral,) = integrate_batch(
+            Quadratic(a),
+            image,
+            black(image),
+            torch.zeros(1),
+            SETTINGS,
+            batch_size=8,
+            gradient_network=Jittery(a),
+            noise_months=noise_months,
+        )
+        assert integral.converged
+        assert integral.gap_months == pytest.approx(0, abs=1e-4)
+        nodes.append(integral.nodes)
+    assert nodes[0] > nodes[1] == 33
+
+
+@pytest.mark.parametrize(
+    ("images", "baselines", "sexes"),
+    [
+        (torch.zeros(2, 3, 4, 4), [torch.zeros(1, 3, 4, 4)] * 2, torch.zeros(2)),
+        (torch.zeros(2, 1, 4, 4), [torch.zeros(1, 1, 4, 4)], torch.zeros(2)),
+        (torch.zeros(2, 1, 4, 4), [torch.zeros(1, 1, 4, 4)] * 2, torch.zeros(1)),
+        (torch.zeros(1, 1, 4, 4), [torch.zeros(1, 1, 3, 3)], torch.zeros(1)),
+        (torch.zeros(1, 1, 4, 4), [torch.zeros(0, 1, 4, 4)], torch.zeros(1)),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(
+    images: Tensor, baselines: list[Tensor], sexes: Tensor
+) -> None:
+    with pytest.raises(AttributionError, match="path integrals: expected"):
+        integrate_batch(Quadratic(images[:1]), images, baselines, sexes, SETTINGS, batch_size=4)
+
+
+def test_gradients_by_hand() -> None:
+    a = torch.tensor([[[[3.0, -2.0]]]])
+    images = torch.tensor([[[[0.5, 1.0]]], [[[0.25, 0.0]]], [[[1.0, 1.0]]]])
+    values, slopes = gradients(Quadratic(a), images, torch.tensor([0.0, 1.0, 0.0]), 2)
+    torch.testing.assert_close(values, torch.tensor([98.75, 101.1875, 101.0]).double())
+    torch.testing.assert_close(slopes, 2 * a * images)
+
+
+def test_memory_is_measured(disc_network: nn.Module, small_network: nn.Module) -> None:
+    sex = torch.ones(1)
+    network = frozen_copy(disc_network)
+    small, large = (
+        bytes_per_image(network, torch.rand(1, 1, side, side), sex) for side in (64, 128)
+    )
+    assert large == pytest.approx(4 * small, rel=0.05)
+    # At least the eight channels after the first ReLU are kept, and not the weights twenty times.
+    assert 8 * 128 * 128 * 4 < large < 20 * 8 * 128 * 128 * 4
+    image = torch.rand(1, 1, 128, 128)
+    assert fitting_batch(network, image, sex, budget_bytes=1) == 1
+    assert fitting_batch(network, image, sex, budget_bytes=5 * large) == 5
+    assert fitting_batch(network, image, sex, budget_bytes=2**40) == 16
+
+
+def test_integrals_hold_what_they_promise(
+    linear_network: Callable[[Tensor], nn.Module], image: Tensor
+) -> None:
+    weight = torch.linspace(-1, 1, 144).reshape(12, 12)
+    network = frozen_copy(linear_network(weight))
+    integral: PathIntegral
+    (integral,) = integrate_batch(
+        network, image, [image / 3], torch.ones(1), SETTINGS, batch_size=9
+    )
+    np.testing.assert_allclose(
+        integral.map_months, (weight * image[0, 0] * 2 / 3).numpy(), atol=1e-6
+    )
+    assert integral.map_months.dtype == np.float64
