@@ -53,7 +53,7 @@ CARPALS_MM: Mapping[str, tuple[float, ...]] = {
 # Distal ends of radius and ulna: x, y of the joint surface, direction (degrees), half-widths
 # at elbow, waist and wrist, height of the epiphysis, slope of the joint surface.
 FOREARM_MM: Mapping[str, tuple[float, ...]] = {
-    "radius": (3.5, -17.4, -1.5, 8.0, 6.6, 16.4, 8.0, -0.2),
+    "radius": (3.5, -17.4, -1.5, 8.0, 6.6, 16.4, 8.0, -0.28),
     "ulna": (-24.0, -20.8, 1.5, 9.0, 5.4, 9.2, 6.0, 0.25),
 }
 FOREARM_FLAT = {"radius": 0.62, "ulna": 0.75}

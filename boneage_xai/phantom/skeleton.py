@@ -298,7 +298,7 @@ class _Builder:
             if maturity <= 0:
                 continue
             x, y, degrees, length, base, middle, head, r0, r1, bow0, bow1 = numbers
-            size = 1.04 * self.scale * (0.16 + 0.84 * maturity**0.2)
+            size = self.scale * (0.14 + 0.86 * maturity**0.28)
             shape = ramp(maturity, 0.0, 0.7)
             mean = (base + middle + head) / 3
             equal = math.sqrt(mean * length / 2)
@@ -323,9 +323,9 @@ class _Builder:
                 head_round_mm=min(_blend(0.98 * roundest, size * r1, shape), roundest, head),
                 base_bow_mm=size * bow0 * shape,
                 head_bow_mm=size * bow1 * shape,
-                cortex_mm=0.5 * math.sqrt(self.scale),
-                shell_mm=0.5 * math.sqrt(self.scale),
-                marrow=0.25,
+                cortex_mm=0.65 * math.sqrt(self.scale),
+                shell_mm=0.65 * math.sqrt(self.scale),
+                marrow=0.22,
                 mineral=self.hand.mineral_scale,
                 flat=0.6,
             )
