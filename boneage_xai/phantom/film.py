@@ -30,9 +30,8 @@ BLUR_TRUNCATE = 3.0
 ENHANCED_TRUNCATE = 2.5
 """Radius of the edge enhancement in standard deviations."""
 
-# Gaussians of scattered radiation and of the edge enhancement, in shares of the longer side.
+# Gaussian of scattered radiation, in shares of the longer side.
 _SCATTER_SD = 0.06
-_ENHANCED_SD = 0.012
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +100,7 @@ def draw_film(
         shape=shape,
         exposure=exposure,
         blur_sd_px=exposure.blur_px * settings.size_px / 256,
-        enhanced_sd_px=_ENHANCED_SD * settings.size_px,
+        enhanced_sd_px=exposure.edge_sd * settings.size_px,
         scattered=scattered_share(thickness_mm, exposure),
         heel=heel_gradient(settings, seed, shape),
         noise=noise_field(settings, seed, shape),

@@ -55,6 +55,7 @@ class Exposure:
         bone: attenuation of bone likewise.
         scatter: scattered against direct radiation.
         enhancement: weight of the edge enhancement that image processing adds.
+        edge_sd: width of what it takes for an edge, in shares of the image's longer side.
         window: attenuation shown as white.
         gamma: exponent of the tone curve.
         brightness: grey of the unattenuated beam.
@@ -66,6 +67,7 @@ class Exposure:
     bone: float = 1.0
     scatter: float = 0.0
     enhancement: float = 0.0
+    edge_sd: float = 0.012
     window: float = 1.45
     gamma: float = 0.95
     brightness: float = 0.0
@@ -185,7 +187,8 @@ def draw_exposure(settings: PhantomSettings, seed: int) -> Exposure:
         soft=math.exp(0.5 * energy + float(tone.normal(0, 0.12))),
         bone=math.exp(energy),
         scatter=float(tone.uniform(0.0, 0.6)),
-        enhancement=float(tone.uniform(0.0, 1.0) ** 2 * 1.2),
+        enhancement=float(tone.uniform(0.0, 1.0) ** 1.5 * 1.8),
+        edge_sd=float(tone.uniform(0.003, 0.013)),
         window=float(np.exp(tone.normal(math.log(1.45), 0.14))),
         gamma=float(np.exp(tone.normal(math.log(0.95), 0.25))),
         brightness=brightness,
@@ -255,7 +258,7 @@ def texture_field(settings: PhantomSettings, seed: int, frame: Frame) -> Field |
     if not settings.texture:
         return None
     rng = stream(seed, "texture")
-    amount = np.float32(rng.uniform(0.10, 0.28))
+    amount = np.float32(rng.uniform(0.10, 0.45))
     # The grain must not depend on the shape of the image: it is drawn for a full square.
     size = max(frame.height_px, frame.width_px)
     grain = rng.standard_normal((size, size), dtype=np.float32)
