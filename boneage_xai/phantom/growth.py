@@ -79,6 +79,8 @@ class Hand:
         joint_scale: width of the joint spaces relative to the median.
         plate_scale: width of the growth plates relative to the median.
         interlock: share of bone that shows through a growth plate when fusion begins.
+        end_plate: thickness of the plates of bone that close the ends, in shares of the cortex.
+        scar: how dense the line is that a fused growth plate leaves, in [0, 1].
     """
 
     sex: Sex
@@ -92,7 +94,9 @@ class Hand:
     waist_scale: float = 1.0
     joint_scale: float = 1.0
     plate_scale: float = 1.0
-    interlock: float = 0.5
+    interlock: float = 0.4
+    end_plate: float = 0.6
+    scar: float = 0.5
 
 
 def median_hand(sex: Sex, age_months: float) -> Hand:
@@ -133,6 +137,7 @@ def sample_hand(sex: Sex, age_months: float, rng: np.random.Generator) -> Hand:
     row_length = dict(zip(rows, rng.standard_normal(len(rows)), strict=True))
     own_length = dict(zip(BONES, rng.standard_normal(len(BONES)), strict=True))
     size, width, soft, mineral, cortex, waist, joint, plate, interlock = rng.standard_normal(9)
+    end_plate, scar = rng.uniform(size=2)
 
     def pace(centre_id: str) -> float:
         row = BONES[CENTRES[centre_id].bone_id].row
@@ -155,8 +160,10 @@ def sample_hand(sex: Sex, age_months: float, rng: np.random.Generator) -> Hand:
         cortex_scale=float(np.exp(0.20 * cortex)),
         waist_scale=float(np.exp(0.09 * waist)),
         joint_scale=float(np.exp(0.25 * joint)),
-        plate_scale=float(np.exp(0.30 * plate)),
-        interlock=float(np.clip(0.5 + 0.15 * interlock, 0.1, 0.85)),
+        plate_scale=float(np.exp(0.35 * plate)),
+        interlock=float(np.clip(0.4 + 0.2 * interlock, 0.0, 0.85)),
+        end_plate=float(0.3 + 0.7 * end_plate),
+        scar=float(scar),
     )
 
 

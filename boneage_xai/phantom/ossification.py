@@ -10,11 +10,14 @@ from boneage_xai.phantom.growth import MATURITY_AT_FUSION, MATURITY_AT_PUBERTY
 from boneage_xai.phantom.shapes import Solid
 
 # Width of the growth plate in an adult-sized hand, young and when fusion begins.
-_PLATE_MM = (0.9, 0.35)
+_PLATE_MM = (1.1, 0.5)
 # From this maturity epiphysis and shaft interlock.
 _INTERLOCKING_FROM = 0.3
 # Width of a mature epiphysis against its shaft's end.
 _CAPPED = 1.05
+# Height of the line that a fused plate leaves, and its density against cortical bone.
+_SCAR_MM = 0.7
+_SCAR_DENSITY = 0.32
 # The epiphysis is as wide as the shaft, and as high as it will be, at this maturity.
 _FULL_AT = 0.45
 
@@ -52,6 +55,7 @@ class EpiphysisSite:
         shaft_region: region of the shaft, and of the whole once fused.
         region: region of the epiphysis.
         plate_scale: width of its growth plate relative to the median.
+        scar: how dense the line is that the plate leaves once fused, in [0, 1].
         interlock: share of the whole bone that shows through the plate when fusion begins:
             epiphysis and shaft interlock, so that rays meet some bone of either.
         domed: whether its joint surface is a dome.
@@ -65,6 +69,7 @@ class EpiphysisSite:
     region: str
     plate_scale: float
     interlock: float
+    scar: float
     domed: bool = True
 
     @property
@@ -86,11 +91,14 @@ def ossify(whole: Solid, site: EpiphysisSite, maturity: float) -> list[Part]:
     """
     young, mature = _PLATE_MM
     plate = young + (mature - young) * ramp(maturity, 0.1, 0.7)
-    plate *= site.plate_scale * math.sqrt(site.scale) * (0.6 if site.ball else 1.0)
+    plate *= site.plate_scale * math.sqrt(site.scale) * (0.7 if site.ball else 1.0)
     zone = min(1.06 * site.height_mm + plate, 0.4 * whole.length_mm)
-    fused = site.interlock * ramp(maturity, _INTERLOCKING_FROM, 0.7)
+    fused = site.interlock * ramp(maturity, _INTERLOCKING_FROM, MATURITY_AT_FUSION)
     fused += (1 - site.interlock) * ramp(maturity, MATURITY_AT_FUSION, 1.0)
     parts = []
+    scar = site.scar * ramp(maturity, MATURITY_AT_FUSION, 1.0)
+    if scar > 0:
+        parts.append(Part(site.bone_id, _scar(whole, site, zone), site.shaft_region, scar, False))
     if fused > 0:
         grown = _with_grown_end(whole, site.at_head, zone / whole.length_mm)
         parts.append(Part(site.bone_id, grown, site.shaft_region, fused, labelled=fused == 1))
@@ -101,6 +109,28 @@ def ossify(whole: Solid, site: EpiphysisSite, maturity: float) -> list[Part]:
             epiphysis = _epiphysis(whole, site, maturity, zone, plate)
             parts.append(Part(epiphysis_id(site.bone_id), epiphysis, site.region, 1 - fused))
     return parts
+
+
+def _scar(whole: Solid, site: EpiphysisSite, zone_mm: float) -> Solid:
+    """Return the line of dense bone that a growth plate leaves."""
+    x, y = whole.point(whole.length_mm - zone_mm if site.at_head else zone_mm)
+    half = 0.96 * (whole.head_mm if site.at_head else whole.base_mm)
+    return Solid(
+        x,
+        y,
+        whole.angle_rad,
+        _SCAR_MM * math.sqrt(site.scale),
+        half,
+        half,
+        half,
+        base_round_mm=0.1,
+        head_round_mm=0.1,
+        base_bow_mm=0.08 * half if site.at_head else 0.0,
+        head_bow_mm=0.0 if site.at_head else 0.08 * half,
+        marrow=1.0,
+        mineral=_SCAR_DENSITY * whole.mineral,
+        flat=whole.flat,
+    )
 
 
 def _with_grown_end(whole: Solid, at_head: bool, share: float) -> Solid:
@@ -171,6 +201,7 @@ def _epiphysis(
         half * (0.95 if site.at_head else 1.0),
         cortex_mm=whole.shell_mm,
         shell_mm=whole.shell_mm,
+        end_plate=whole.end_plate,
         marrow=0.24,
         mineral=whole.mineral,
         flat=whole.flat,

@@ -16,7 +16,6 @@ import numpy.typing as npt
 Field = npt.NDArray[np.float32]
 
 _STEP_MM = 0.35
-_END_PLATE = 0.45
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Solid:
         head_tilt: slope of the head end across the axis.
         cortex_mm: thickness of the cortex at the waist.
         shell_mm: thickness of the cortex at the ends.
+        end_plate: thickness of the plate of bone that closes an end, in shares of that.
         marrow: mineral in the marrow space against cortex, in [0, 1].
         mineral: density factor of the whole solid.
         flat: thickness under the beam against width.
@@ -67,6 +67,7 @@ class Solid:
     head_tilt: float = 0.0
     cortex_mm: float = 1.0
     shell_mm: float = 0.5
+    end_plate: float = 0.45
     marrow: float = 0.3
     mineral: float = 1.0
     flat: float = 1.0
@@ -247,8 +248,8 @@ def mineral_mm(solid: Solid, inside: Inside, texture: Field | None = None) -> Fi
     if texture is not None:
         spongy = spongy * texture
     outer = _thickness_mm(inside, 0.0, inside.half_width_mm)
-    # The plate of bone that closes an end is the thinnest part of the cortex.
-    inner = _thickness_mm(inside, _END_PLATE * solid.shell_mm, inside.half_width_mm - cortex)
+    plate_mm = solid.end_plate * solid.shell_mm
+    inner = _thickness_mm(inside, plate_mm, inside.half_width_mm - cortex)
     solid_share = outer - (1 - spongy) * np.minimum(inner, outer)
     mineral: Field = np.float32(solid.mineral * solid.flat) * solid_share
     return mineral

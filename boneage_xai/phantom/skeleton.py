@@ -249,7 +249,8 @@ class _Builder:
             base_tilt=tilt,
             head_bow_mm=0.3 * head if bone_id[:2] == "MC" else (0.0 if distal else -0.1 * head),
             cortex_mm=0.42 * waist * self.hand.cortex_scale,
-            shell_mm=0.38 * math.sqrt(self.scale),
+            shell_mm=0.42 * math.sqrt(self.scale),
+            end_plate=self.hand.end_plate,
             marrow=0.11,
             mineral=self.hand.mineral_scale,
             flat=FLAT[bone.row],
@@ -263,6 +264,7 @@ class _Builder:
             region=centre.region,
             plate_scale=self.hand.plate_scale,
             interlock=self.hand.interlock,
+            scar=self.hand.scar,
         )
         return ossify(whole, site, self.maturity[bone_id])
 
@@ -355,6 +357,7 @@ class _Builder:
                 head_tilt=slope,
                 cortex_mm=0.5 * waist * self.width * self.hand.cortex_scale,
                 shell_mm=0.5 * math.sqrt(self.scale),
+                end_plate=self.hand.end_plate,
                 marrow=0.11,
                 mineral=self.hand.mineral_scale,
                 flat=FOREARM_FLAT[bone_id],
@@ -368,6 +371,7 @@ class _Builder:
                 region=bone_id,
                 plate_scale=self.hand.plate_scale,
                 interlock=self.hand.interlock,
+                scar=self.hand.scar,
                 domed=False,
             )
             parts += ossify(whole, site, self.maturity[bone_id])
