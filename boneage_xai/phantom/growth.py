@@ -94,9 +94,9 @@ class Hand:
     waist_scale: float = 1.0
     joint_scale: float = 1.0
     plate_scale: float = 1.0
-    interlock: float = 0.4
-    end_plate: float = 0.6
-    scar: float = 0.5
+    interlock: float = 0.15
+    end_plate: float = 0.65
+    scar: float = 0.15
 
 
 def median_hand(sex: Sex, age_months: float) -> Hand:
@@ -147,23 +147,23 @@ def sample_hand(sex: Sex, age_months: float, rng: np.random.Generator) -> Hand:
 
     def length(bone_id: str) -> float:
         row = row_length[BONES[bone_id].row]
-        return float(np.exp(0.05 * size + 0.015 * row + 0.012 * own_length[bone_id]))
+        return float(np.exp(0.05 * size + 0.03 * row + 0.015 * own_length[bone_id]))
 
     return Hand(
         sex=sex,
         age_months=float(age_months),
         pace=MappingProxyType({centre_id: pace(centre_id) for centre_id in CENTRES}),
         length_scale=MappingProxyType({bone_id: length(bone_id) for bone_id in BONES}),
-        width_scale=float(np.exp(0.05 * size + 0.045 * width)),
-        soft_tissue_scale=float(np.exp(0.05 * size + 0.07 * soft)),
+        width_scale=float(np.exp(0.05 * size + 0.10 * width)),
+        soft_tissue_scale=float(np.exp(0.05 * size + 0.05 * width + 0.11 * soft)),
         mineral_scale=float(np.exp(0.10 * mineral)),
         cortex_scale=float(np.exp(0.20 * cortex)),
         waist_scale=float(np.exp(0.09 * waist)),
-        joint_scale=float(np.exp(0.25 * joint)),
-        plate_scale=float(np.exp(0.35 * plate)),
-        interlock=float(np.clip(0.4 + 0.2 * interlock, 0.0, 0.85)),
-        end_plate=float(0.3 + 0.7 * end_plate),
-        scar=float(scar),
+        joint_scale=float(np.exp(0.15 * joint)),
+        plate_scale=float(np.exp(0.12 * plate)),
+        interlock=float(np.clip(0.15 + 0.05 * interlock, 0.0, 0.3)),
+        end_plate=float(0.4 + 0.5 * end_plate),
+        scar=float(0.3 * scar),
     )
 
 

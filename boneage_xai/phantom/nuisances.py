@@ -167,7 +167,7 @@ def draw_framing(settings: PhantomSettings, seed: int) -> Framing:
         return Framing()
     rng = stream(seed, "framing")
     zoom = float(np.exp(np.clip(rng.normal(-0.04, 0.16), -0.2, 0.6)))
-    aspect = float(np.clip(rng.normal(_NORMAL_ASPECT, 0.085), 0.55, 1.1))
+    aspect = float(np.clip(rng.normal(_NORMAL_ASPECT, 0.1), 0.5, 1.2))
     shift = np.clip(rng.normal(0, (0.025, 0.035)), -0.08, 0.08)
     return Framing(zoom, aspect, (float(shift[0]), float(shift[1])))
 
@@ -254,15 +254,19 @@ def _smooth_field(rng: np.random.Generator, cells: int, frame: Frame) -> Field:
 
 
 def texture_field(settings: PhantomSettings, seed: int, frame: Frame) -> Field | None:
-    """Return relative density of spongy bone on the grid twice as fine, None when off."""
+    """Return relative density of bone on the grid twice as fine, None when off.
+
+    Trabeculae of two sizes, as fine as a pixel and about three times as coarse.
+    """
     if not settings.texture:
         return None
     rng = stream(seed, "texture")
-    amount = np.float32(rng.uniform(0.10, 0.45))
+    amount = np.float32(rng.uniform(0.05, 0.20))
     # The grain must not depend on the shape of the image: it is drawn for a full square.
     size = max(frame.height_px, frame.width_px)
-    grain = rng.standard_normal((size, size), dtype=np.float32)
-    grain = ndimage.uniform_filter1d(grain, 2, axis=0)[: frame.height_px, : frame.width_px]
+    fine, coarse = rng.standard_normal((2, size, size), dtype=np.float32)
+    grain = ndimage.uniform_filter1d(fine, 2, axis=0) + 1.2 * ndimage.uniform_filter(coarse, 3)
+    grain = grain[: frame.height_px, : frame.width_px]
     grain = np.maximum(np.float32(1) + amount * grain, np.float32(0.2))
     return np.repeat(np.repeat(grain, 2, axis=0), 2, axis=1)
 

@@ -10,9 +10,9 @@ from boneage_xai.phantom.growth import MATURITY_AT_FUSION, MATURITY_AT_PUBERTY
 from boneage_xai.phantom.shapes import Solid
 
 # Width of the growth plate in an adult-sized hand, young and when fusion begins.
-_PLATE_MM = (1.1, 0.5)
+_PLATE_MM = (1.3, 0.8)
 # From this maturity epiphysis and shaft interlock.
-_INTERLOCKING_FROM = 0.3
+_INTERLOCKING_FROM = 0.45
 # Width of a mature epiphysis against its shaft's end.
 _CAPPED = 1.05
 # Height of the line that a fused plate leaves, and its density against cortical bone.

@@ -16,7 +16,8 @@ METACARPAL_DEG = {1: 47.0, 2: 11.0, 3: -1.5, 4: -13.0, 5: -24.0}
 FINGER_DEG = {1: 40.0, 2: 14.0, 3: 1.0, 4: -13.0, 5: -30.0}
 # The palm is hollow, so metacarpals are seen a little short; the thumb's more so.
 METACARPAL_TILT = {1: 0.90, 2: 0.91, 3: 0.91, 4: 0.91, 5: 0.91}
-JOINT_GAP_MM = 1.1
+# Joint spaces before metacarpals and proximal, middle and distal phalanges.
+JOINT_GAP_MM = {"metacarpal": 1.2, "proximal": 1.8, "middle": 1.35, "distal": 1.15}
 # Ends of the metacarpals towards the carpus: hollow (mm, negative: hollow) and slope.
 METACARPAL_BASE = {1: (-0.8, 0.0), 2: (-2.2, -0.25), 3: (0.6, 0.25), 4: (0.4, 0.1), 5: (0.5, 0.35)}
 

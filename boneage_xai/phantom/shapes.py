@@ -235,7 +235,7 @@ def mineral_mm(solid: Solid, inside: Inside, texture: Field | None = None) -> Fi
     Args:
         solid: the solid.
         inside: where the points lie in it.
-        texture: (h, w) relative density of the spongy bone, None for an even one.
+        texture: (h, w) relative density of the bone, None for an even one.
 
     Returns:
         (h, w) float32.
@@ -245,12 +245,12 @@ def mineral_mm(solid: Solid, inside: Inside, texture: Field | None = None) -> Fi
     cortex = shell + np.float32(solid.cortex_mm - solid.shell_mm) * waist
     # Spongy bone is densest at the ends; the middle of a shaft is marrow.
     spongy = np.float32(solid.marrow) * (np.float32(1.3) - np.float32(0.8) * waist)
-    if texture is not None:
-        spongy = spongy * texture
     outer = _thickness_mm(inside, 0.0, inside.half_width_mm)
     plate_mm = solid.end_plate * solid.shell_mm
     inner = _thickness_mm(inside, plate_mm, inside.half_width_mm - cortex)
     solid_share = outer - (1 - spongy) * np.minimum(inner, outer)
+    if texture is not None:
+        solid_share = solid_share * texture
     mineral: Field = np.float32(solid.mineral * solid.flat) * solid_share
     return mineral
 

@@ -171,7 +171,6 @@ class _Builder:
         landmarks: list[Landmark] = []
         x, y = self.place(*RAY_BASE_MM[finger])
         points = [(x, y)]
-        gap = JOINT_GAP_MM * self.hand.joint_scale * self.scale
         for order, bone_id in enumerate(bone_ids):
             shortening = METACARPAL_TILT[finger]
             if order:
@@ -180,7 +179,8 @@ class _Builder:
                 angle *= 1.0 if order == 1 else 0.98
                 landmarks.append(self._joint(bone_ids, order, finger, points[-1], angle))
             length = bone_length_mm(self.hand, bone_id) * shortening
-            start = (x + 0.5 * gap * math.sin(angle), y + 0.5 * gap * math.cos(angle))
+            gap = JOINT_GAP_MM[anatomy.BONES[bone_id].row] * self.hand.joint_scale * self.scale
+            start = (x + gap * math.sin(angle), y + gap * math.cos(angle))
             parts += self._tubular(bone_id, finger, start, angle, length)
             x += (length + gap) * math.sin(angle)
             y += (length + gap) * math.cos(angle)
