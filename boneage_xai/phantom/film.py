@@ -30,6 +30,9 @@ BLUR_TRUNCATE = 3.0
 ENHANCED_TRUNCATE = 2.5
 """Radius of the edge enhancement in standard deviations."""
 
+# Soft tissue of an adult's forearm attenuates so much; thinner hands are exposed the less.
+_USUAL_SOFT = 0.62
+_THICK_PERCENTILE = 90.0
 # Gaussian of scattered radiation, in shares of the longer side.
 _SCATTER_SD = 0.06
 
@@ -43,6 +46,7 @@ class Film:
         exposure: tone.
         blur_sd_px: unsharpness.
         enhanced_sd_px: width of what the edge enhancement takes for an edge.
+        white: attenuation shown as white.
         scattered: (H, W) scattered share of unit intensity, None for none. It comes from
             the soft tissue, so that bones change nothing far from themselves.
         heel: (H, W) or (1, 1) beam intensity.
@@ -56,6 +60,7 @@ class Film:
     exposure: Exposure
     blur_sd_px: float
     enhanced_sd_px: float
+    white: float
     scattered: Field | None
     heel: Field
     noise: Field | None
@@ -101,6 +106,7 @@ def draw_film(
         exposure=exposure,
         blur_sd_px=exposure.blur_px * settings.size_px / 256,
         enhanced_sd_px=exposure.edge_sd * settings.size_px,
+        white=_white(thickness_mm, exposure),
         scattered=scattered_share(thickness_mm, exposure),
         heel=heel_gradient(settings, seed, shape),
         noise=noise_field(settings, seed, shape),
@@ -108,6 +114,19 @@ def draw_film(
         lift=planted.lift,
         overlay=overlay(shape, marker, planted),
     )
+
+
+def _white(thickness_mm: Field, exposure: Exposure) -> float:
+    """Return the attenuation shown as white: exposure follows the thickness of the hand.
+
+    It is read from soft tissue, so that it does not change with the age of any bone.
+    """
+    tissue = thickness_mm[::4, ::4]
+    tissue = tissue[tissue > 0]
+    if not tissue.size:
+        return exposure.window
+    thick = SOFT_PER_MM * float(np.percentile(tissue, _THICK_PERCENTILE))
+    return exposure.window * thick / _USUAL_SOFT
 
 
 def scattered_share(thickness_mm: Field, exposure: Exposure) -> Field | None:

@@ -56,7 +56,7 @@ class Exposure:
         scatter: scattered against direct radiation.
         enhancement: weight of the edge enhancement that image processing adds.
         edge_sd: width of what it takes for an edge, in shares of the image's longer side.
-        window: attenuation shown as white.
+        window: attenuation shown as white, for an adult's hand.
         gamma: exponent of the tone curve.
         brightness: grey of the unattenuated beam.
         contrast: range of grey above it.

@@ -405,7 +405,7 @@ def expose(shadow: Field, film: Film, at: Window) -> FloatImage:
     passed = ndimage.gaussian_filter(passed, film.blur_sd_px, truncate=BLUR_TRUNCATE)
     if film.noise is not None:
         passed += film.noise[at] * np.sqrt(np.maximum(passed, np.float32(0)))
-    shown = -np.log(np.maximum(passed, np.float32(1e-3))) / np.float32(exposure.window)
+    shown = -np.log(np.maximum(passed, np.float32(1e-3))) / np.float32(film.white)
     if exposure.enhancement:
         blurred = ndimage.gaussian_filter(shown, film.enhanced_sd_px, truncate=ENHANCED_TRUNCATE)
         shown += np.float32(exposure.enhancement) * (shown - blurred)
