@@ -30,8 +30,11 @@ MATURITY_AT_PUBERTY = 0.55
 MATURITY_AT_FUSION = 0.8
 """Maturity when the epiphysis caps its metaphysis and fusion begins; it ends at 1."""
 
-PUBERTY_ONSET_MONTHS = BySex(boys=144, girls=120)
-"""Bone age at which puberty begins in the phantom (approximate)."""
+PUBERTY_ONSET_MONTHS = BySex(boys=108, girls=84)
+"""Bone age at which early puberty begins and epiphyses begin to cap (approximate).
+
+Source: the stages of Gilsanz and Ratib, Hand Bone Age, 2005.
+"""
 
 # Spread of the ages at which a centre reaches a stage, as a share of the age: common to a
 # row of bones, and of the single centre on top.
