@@ -121,7 +121,7 @@ def _white(thickness_mm: Field, exposure: Exposure) -> float:
 
     It is read from soft tissue, so that it does not change with the age of any bone.
     """
-    tissue = thickness_mm[::4, ::4]
+    tissue = thickness_mm[::4]
     tissue = tissue[tissue > 0]
     if not tissue.size:
         return exposure.window

@@ -81,10 +81,10 @@ def test_maturity_of_a_region_is_the_mean_over_its_centres() -> None:
     hand = median_hand(Sex.MALE, 14.5)
     found = region_maturities(hand)
     assert tuple(found) == anatomy.AGE_REGIONS
-    # The radius appears at 13 months, reaches 0.55 at 144: 1.5 of 131 months have passed.
-    assert found[anatomy.RADIUS] == pytest.approx(0.55 * 1.5 / 131)
+    # The radius appears at 13 months, reaches 0.55 at 108: 1.5 of 95 months have passed.
+    assert found[anatomy.RADIUS] == pytest.approx(0.55 * 1.5 / 95)
     # Of eight carpals capitate (3) and hamate (4 months) are there.
-    carpals = 0.55 * (11.5 / 141 + 10.5 / 140) / 8
+    carpals = 0.55 * (11.5 / 105 + 10.5 / 104) / 8
     assert found[anatomy.CARPALS] == pytest.approx(carpals)
     assert found[anatomy.ULNA] == 0
     moved = region_maturities(hand, {anatomy.ULNA: 240})
