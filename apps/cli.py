@@ -36,7 +36,7 @@ from apps.phantoms import intervene, phantom
 from apps.sources import one_cohort, parse_columns, say_cohorts
 from boneage_xai import __version__
 from boneage_xai.data.cohort import inspect_images, read_source, select_cohort
-from boneage_xai.errors import BoneAgeError
+from boneage_xai.errors import BoneAgeError, ConfigError
 from boneage_xai.types import Radiograph, Sex
 
 app = typer.Typer(
@@ -75,6 +75,9 @@ def cohort(
     from boneage_xai.store import write_bytes
 
     reading = read_source(source, parse_columns(column))
+    # Of several sets the sheet shows the one to train on, as `train` takes it.
+    names = [one.name for one in reading.cohorts]
+    shown = select_cohort(reading, "training" if "training" in names else None) if sheet else None
     problems = list(reading.problems)
     described: list[dict[str, Any]] = []
     for one, table in zip(reading.cohorts, reading.tables, strict=True):
@@ -87,8 +90,6 @@ def cohort(
             summary["height_px"] = inspection.height_px
             summary["with_pixel_spacing"] = inspection.with_pixel_spacing
         described.append(summary)
-    if sheet is not None:
-        write_bytes(sheet, figure_bytes(contact_sheet_of(select_cohort(reading))))
     errors = sum(problem.severity == "error" for problem in problems)
     if as_json:
         listed = [
@@ -112,6 +113,10 @@ def cohort(
             say(f"… and {len(problems) - limit} more; --json lists all, --limit more")
         notes = len(problems) - errors
         say(f"{errors} errors, {notes} notes")
+    if sheet is not None and shown is not None:
+        damaged = {problem.case_id for problem in problems if problem.severity == "error"}
+        sound = [case.case_id for case in shown if case.case_id not in damaged]
+        write_bytes(sheet, figure_bytes(contact_sheet_of(shown.select(sound))))
     if errors:
         raise typer.Exit(2)
 
@@ -324,7 +329,9 @@ def attribute(
     min_nodes: Annotated[
         int, typer.Option(help="Gradients per case to begin with; more for finer maps.", min=3)
     ] = 33,
-    max_nodes: Annotated[int, typer.Option(help="Gradients per case at most.", min=3)] = 256,
+    max_nodes: Annotated[
+        int, typer.Option(help="Gradients per case at most, in each precision.", min=3)
+    ] = 256,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         typer.Option(help="bfloat16 is taken only if a check on a few cases lets it pass."),
@@ -351,11 +358,15 @@ def attribute(
     from boneage_xai.attribution.interface import AttributionSettings
     from boneage_xai.models.checkpoint import load_run
 
+    if min_nodes > max_nodes:
+        raise ConfigError(
+            f"--min-nodes: expected at most --max-nodes ({max_nodes}), found {min_nodes}"
+        )
     settings = AttributionSettings(
         baseline=baseline,
         gap_tolerance_months=tolerance_months,
         gap_tolerance_fraction=tolerance_percent / 100,
-        min_nodes=min(min_nodes, max_nodes),
+        min_nodes=min_nodes,
         max_nodes=max_nodes,
         precision=precision,
         n_references=references,

@@ -17,7 +17,7 @@ from trainers.recipe import load_recipe
 
 ATTRIBUTED_CASES = 24
 SEED = 0
-# Even exposure and framing: what a few minutes can learn is better spent on bones.
+# Even exposure, framing and collimation: what can be learned in minutes is spent on bones.
 SETTINGS = PhantomSettings(size_px=192, framing=False, exposure=False, collimation=False)
 
 

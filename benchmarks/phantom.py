@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.repeats < 2:
+        parser.error("--repeats: expected at least 2")
     if options.arm:
         print(json.dumps(run_arm(options.arm, options.images, options.size)))
         return

@@ -115,8 +115,8 @@ class OssificationCentre:
 # Girls' adult bones are shorter by this factor (approximate).
 _GIRLS_LENGTH = 0.92
 
-# bone: length in boys (mm), appearance boys/girls (months), site, region of the centre.
-# Adult lengths of carpals and forearm are those of the phantom's layout.
+# Lengths are those of boys in mm, those of carpals and forearm are the phantom's layout's; ages in
+# months.
 _DISTAL, _MIDDLE, _PROXIMAL = "distal phalanx", "middle phalanx", "proximal phalanx"
 _ROWS: tuple[tuple[str, str, str, int | None, float, float, float, str, str, str], ...] = (
     # id, name, row, finger, length, appears boys, girls, site, centre's region, shaft's region
@@ -231,8 +231,3 @@ AGE_REGIONS: tuple[str, ...] = tuple(dict.fromkeys(c.region for c in CENTRES.val
 def centres_of(region: str) -> tuple[OssificationCentre, ...]:
     """Return the ossification centres that change a region, none for a region without any."""
     return tuple(centre for centre in CENTRES.values() if centre.region == region)
-
-
-def bones_of_row(row: str) -> tuple[Bone, ...]:
-    """Return the bones of a row, from the thumb to the little finger."""
-    return tuple(bone for bone in BONES.values() if bone.row == row)

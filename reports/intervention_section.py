@@ -7,13 +7,11 @@ from typing import Any
 import pandas as pd
 
 from boneage_xai.analysis.interventions import summarise_interventions
-from boneage_xai.attribution.interventions import ALL_REGIONS, SUM_OF_REGIONS
+from boneage_xai.attribution.interventions import ALL_REGIONS, SUM_OF_REGIONS, TOTAL_NAMES
 from boneage_xai.figures.interventions import intervention_bars
 from boneage_xai.store import AnalysisFolder
 from reports.blocks import Block, Drawing, Section, Table, Text
 from reports.wording import SEX_WORDS, months
-
-_NAMES = {ALL_REGIONS: "all regions at once", SUM_OF_REGIONS: "sum of single regions"}
 
 
 def interventions(folder: AnalysisFolder) -> Section | None:
@@ -83,7 +81,7 @@ def _additivity(summary: pd.DataFrame) -> str:
 def _row(row: dict[Any, Any]) -> tuple[str, ...]:
     region = str(row["region"])
     return (
-        _NAMES.get(region, region.replace("_", " ")),
+        TOTAL_NAMES.get(region, region.replace("_", " ")),
         _effect(row["slope_months_per_month"]),
         _interval(row),
         f"{row['n_changed']} of {row['n']}",

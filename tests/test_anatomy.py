@@ -89,10 +89,8 @@ def test_carpals_appear_in_order() -> None:
         assert ages == sorted(ages)
 
 
-def test_by_sex_and_rows() -> None:
+def test_by_sex() -> None:
     pair = BySex(boys=2.0, girls=1.0)
     assert (pair.of(Sex.MALE), pair.of(Sex.FEMALE)) == (2.0, 1.0)
-    assert [bone.finger for bone in anatomy.bones_of_row("middle")] == [2, 3, 4, 5]
-    assert anatomy.bones_of_row("wings") == ()
     assert BONES["MC2"].adult_length_mm.boys == 68
     assert BONES["MC2"].adult_length_mm.girls < 68

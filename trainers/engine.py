@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
@@ -99,14 +100,7 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(recipe.training.seed)
         training_ages = cohort.select(split.train).bone_ages_months()
-        network = BoneAgeRegressor(
-            recipe.architecture.model_copy(
-                update={"normalised_stem": recipe.initialisation.weights != "none"}
-            ),
-            weights=recipe.initialisation.weights,
-            age_mean_months=float(training_ages.mean()),
-            age_sd_months=max(float(training_ages.std()), 1.0),
-        )
+        network = _initial_network(recipe, training_ages)
         network.fine_tune(recipe.initialisation.fine_tuned_blocks)
         _check_input_sizes(network, recipe)
         cache = open_cache(
@@ -133,6 +127,37 @@ def train(
         network, recipe, cohort.select(split.validation), cache, out, best_epoch, data, baselines
     )
     return load_run(out)
+
+
+def _initial_network(
+    recipe: Recipe, training_ages_months: npt.NDArray[np.float64]
+) -> BoneAgeRegressor:
+    """Return the network that training starts from.
+
+    Raises:
+        CheckpointError: weights that are absent, damaged or of another network.
+        ConfigError: a run of another architecture.
+    """
+    weights = recipe.initialisation.weights
+    if weights in ("none", "imagenet") or not Path(weights).expanduser().is_dir():
+        return BoneAgeRegressor(
+            recipe.architecture.model_copy(update={"normalised_stem": weights != "none"}),
+            weights=weights,
+            age_mean_months=float(training_ages_months.mean()),
+            age_sd_months=max(float(training_ages_months.std()), 1.0),
+        )
+    earlier = load_run(Path(weights).expanduser()).network
+    wanted = recipe.architecture.model_copy(
+        update={"normalised_stem": earlier.settings.normalised_stem}
+    )
+    if earlier.settings != wanted:
+        raise ConfigError(
+            f"initialisation.weights: expected a run of the recipe's architecture ({wanted}), "
+            f"found {earlier.settings} in {weights}"
+        )
+    network = BoneAgeRegressor(wanted)
+    network.load_state_dict(earlier.state_dict())
+    return network
 
 
 def _check_folder(out: Path, resume: bool) -> None:

@@ -23,8 +23,9 @@ class InitialisationSettings(_Settings):
     """Where the weights start and which of them learn.
 
     Args:
-        weights: ``none``, ``imagenet``, or the path of a file in torchvision's format, from the
-            folder the command runs in.
+        weights: ``none``, ``imagenet``, or a path from the folder the command runs in: a file in
+            torchvision's format for the backbone, or the folder of an earlier run of the same
+            architecture, whose whole network, with its scale of ages, is taken over.
         fine_tuned_blocks: how many of the backbone's last blocks are trained, or ``all``.
     """
 

@@ -30,8 +30,8 @@ class AttributionSettings(BaseModel):
             at image and baseline, whichever is larger.
         min_nodes: gradients per case to begin with. A gap within the tolerance says little on
             single pixels, whose error falls as nodes are added.
-        max_nodes: gradients per case at most; where the gap is larger still, the case is
-            marked as not converged.
+        max_nodes: gradients per case at most, in each precision; a case whose gap is larger
+            still is marked as not converged.
         precision: ``float32``; ``bfloat16`` where a check on a few cases lets it pass;
             ``auto`` tries bfloat16 where the machine computes it fast and the cases are many.
         memory_budget_mb: memory for activations and gradients; does not change maps.

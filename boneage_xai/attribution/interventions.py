@@ -38,6 +38,9 @@ ALL_REGIONS = "all_regions"
 SUM_OF_REGIONS = "sum_of_regions"
 """Name of the sum of the effects of single regions, which equals that of all if they add up."""
 
+TOTAL_NAMES = {ALL_REGIONS: "all regions at once", SUM_OF_REGIONS: "sum of single regions"}
+"""Both as people read them."""
+
 DELTA_MONTHS = 12.0
 """Default step in age to either side."""
 

@@ -33,7 +33,8 @@ class PathIntegral:
         baseline_prediction_months: the same for the baselines, averaged.
         gap_months: sum of the map minus the difference of the two.
         nodes: gradients computed.
-        converged: whether the gap is within the tolerance.
+        converged: whether the gap is within the tolerance, and not only because errors along the
+            path cancel.
         seconds: share of the whole computation, by nodes.
     """
 
@@ -78,18 +79,20 @@ class _Case:
             self.quadrature.record(Node(path, node.alpha), value, float(along))
 
     def is_converged(self) -> bool:
-        """Return whether the gap is within the tolerance."""
-        return abs(self.quadrature.error()) <= self.tolerance_months
+        """Return whether the gap is within the tolerance, and not because errors cancel."""
+        ends = 2 * len(self.quadrature.panels)
+        # The panels' errors are averaged over the paths, and so is their noise.
+        noise_months = self.noise_months * math.sqrt(ends) / len(self.quadrature.changes)
+        allowed_months = math.hypot(self.tolerance_months, noise_months)
+        return (
+            abs(self.quadrature.error()) <= self.tolerance_months
+            and self.quadrature.scatter() <= allowed_months
+        )
 
     def wants_more(self) -> bool:
         """Return whether more nodes are needed, and would help."""
-        scatter = self.quadrature.scatter()
         # A gap that is no number will not become one.
-        if not math.isfinite(scatter):
-            return False
-        ends = 2 * len(self.quadrature.panels)
-        allowed = math.hypot(self.tolerance_months, self.noise_months * math.sqrt(ends))
-        return scatter > allowed or not self.is_converged()
+        return math.isfinite(self.quadrature.scatter()) and not self.is_converged()
 
     def integral(self) -> Tensor:
         """Return the map (H, W) in float64, summed in an order that no batch changes."""

@@ -136,10 +136,11 @@ def contact_sheet_of(cohort: Cohort, ages_months: tuple[float, ...] = SHEET_AGES
     """
     images = {}
     for sex, age in product(Sex, ages_months):
-        near = cohort.where(sex=sex, age_months=(age - 12, age + 12))
+        near = cohort.where(sex=sex, age_months=(age - 12, age + 12 + 1e-6))
         if not len(near):
             continue
-        case = near.cases[int(np.argmin(np.abs(near.bone_ages_months() - age)))]
-        own_months = float(case.bone_age_months or age)
-        images[sex.value, age] = read_radiograph(case.image).pixels, own_months
+        ages = near.bone_ages_months()
+        nearest = int(np.argmin(np.abs(ages - age)))
+        pixels = read_radiograph(near.cases[nearest].image).pixels
+        images[sex.value, age] = pixels, float(ages[nearest])
     return contact_sheet(images, ages_months)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from boneage_xai.attribution.interventions import ALL_REGIONS, SUM_OF_REGIONS
+from boneage_xai.attribution.interventions import TOTAL_NAMES
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.style import (
     BLACK,
@@ -16,8 +16,6 @@ from boneage_xai.figures.style import (
     new_figure,
     styled,
 )
-
-_TOTALS = {ALL_REGIONS: "all regions at once", SUM_OF_REGIONS: "sum of single regions"}
 
 
 @styled
@@ -36,12 +34,12 @@ def intervention_bars(summary: pd.DataFrame) -> Figure:
     """
     if summary.empty or summary["region"].duplicated().any():
         raise ReportError("figure: expected one row per region, found none or several")
-    single = ~summary["region"].isin(list(_TOTALS))
+    single = ~summary["region"].isin(list(TOTAL_NAMES))
     order = np.argsort(-summary.loc[single, "slope_months_per_month"].abs(), kind="stable")
     shown = pd.concat([summary[single].iloc[order], summary[~single]], ignore_index=True)
     values = shown["slope_months_per_month"].to_numpy(dtype=np.float64)
     low, high = (shown[end].to_numpy(dtype=np.float64) for end in ("low", "high"))
-    total = shown["region"].isin(list(_TOTALS)).to_numpy()
+    total = shown["region"].isin(list(TOTAL_NAMES)).to_numpy()
     # A gap sets the totals apart from the regions that they are made of.
     rows = np.arange(len(shown)) + 0.5 * total
     figure = new_figure(1.4 + 0.36 * len(shown))
@@ -74,7 +72,7 @@ def intervention_bars(summary: pd.DataFrame) -> Figure:
         )
     cases = int(shown["n"].max())
     names = [
-        _TOTALS.get(str(region), str(region).replace("_", " "))
+        TOTAL_NAMES.get(str(region), str(region).replace("_", " "))
         + ("" if changed == n else f" ({changed} of {n})")
         for region, changed, n in zip(shown["region"], shown["n_changed"], shown["n"], strict=True)
     ]

@@ -8,12 +8,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from boneage_xai.phantom.collimation import Collimation, draw_collimation
 from boneage_xai.phantom.faults import NOTHING, Planted, overlay
 from boneage_xai.phantom.nuisances import (
-    Collimation,
     Exposure,
     Marker,
-    draw_collimation,
     draw_exposure,
     heel_gradient,
     noise_field,
@@ -138,7 +137,9 @@ def scattered_share(thickness_mm: Field, exposure: Exposure) -> Field | None:
     """
     if not exposure.scatter:
         return None
-    direct = np.exp(np.float32(-SOFT_PER_MM * exposure.soft) * thickness_mm[::2, ::2])
+    # Column by column, so that the mirror image is the same to the last bit.
+    pairs = thickness_mm[::2, ::2] + thickness_mm[::2, 1::2]
+    direct = np.exp(np.float32(-0.5 * SOFT_PER_MM * exposure.soft) * pairs)
     height, width = direct.shape
     sd_px = _SCATTER_SD * max(height, width)
     # So smooth a field loses nothing on a grid as coarse as half its spread.

@@ -26,7 +26,7 @@ VERSION: Literal[2] = 2
 AGE_RANGE_MONTHS = (1, 228)
 """Youngest and oldest true age, and label, of a cohort."""
 
-READER_FULL_SD_FROM_MONTHS = 60.0
+READER_FULL_SD_FROM_MONTHS: Literal[60] = 60
 """Age from which a reader's labels have their full spread; below it is less in proportion."""
 
 _CASES_AT_ONCE = 2048
@@ -58,6 +58,7 @@ class PhantomManifest(BaseModel):
         seed: seed of the cohort.
         ages: distribution of the true ages.
         reader_sd_months: spread of one reader's labels from 5 years on.
+        reader_full_sd_from_months: age from which the spread is full, for the record.
         settings: size, side and nuisances.
         faults: what the images betray.
         sensitivity_delta_months: step in age of the sensitivity maps, None without maps.
@@ -73,7 +74,7 @@ class PhantomManifest(BaseModel):
     seed: int = Field(ge=0)
     ages: AgeDistribution
     reader_sd_months: float = Field(ge=0)
-    reader_full_sd_from_months: float = READER_FULL_SD_FROM_MONTHS
+    reader_full_sd_from_months: Literal[60] = READER_FULL_SD_FROM_MONTHS
     settings: PhantomSettings
     faults: tuple[Fault, ...] = ()
     sensitivity_delta_months: float | None = None

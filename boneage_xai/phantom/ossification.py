@@ -18,7 +18,7 @@ _CAPPED = 1.05
 # Height of the line that a fused plate leaves, and its density against cortical bone.
 _SCAR_MM = 0.7
 _SCAR_DENSITY = 0.32
-# The epiphysis is as wide as the shaft, and as high as it will be, at this maturity.
+# The epiphysis is nearly as wide as the shaft, and as high as it will be, at this maturity.
 _FULL_AT = 0.45
 
 
@@ -31,9 +31,9 @@ class Part:
         solid: its shape.
         region: the region it belongs to.
         presence: share of it that is there, in [0, 1]: a fusing bone is a blend of its
-            separate pieces and the whole.
+            separate pieces and the whole, and a scar may be faint.
         labelled: whether it has a place in label maps: a bone that is still fusing has it as
-            its separate pieces.
+            its separate pieces, and scars have none.
     """
 
     part_id: str
@@ -113,13 +113,14 @@ def ossify(whole: Solid, site: EpiphysisSite, maturity: float) -> list[Part]:
 
 def _scar(whole: Solid, site: EpiphysisSite, zone_mm: float) -> Solid:
     """Return the line of dense bone that a growth plate leaves."""
-    x, y = whole.point(whole.length_mm - zone_mm if site.at_head else zone_mm)
+    thickness = _SCAR_MM * math.sqrt(site.scale)
+    x, y = whole.point(whole.length_mm - zone_mm if site.at_head else zone_mm - thickness)
     half = 0.96 * (whole.head_mm if site.at_head else whole.base_mm)
     return Solid(
         x,
         y,
         whole.angle_rad,
-        _SCAR_MM * math.sqrt(site.scale),
+        thickness,
         half,
         half,
         half,
@@ -171,7 +172,7 @@ def _epiphysis(
     whole: Solid, site: EpiphysisSite, maturity: float, zone_mm: float, plate_mm: float
 ) -> Solid:
     growth = ramp(maturity, 0.0, _FULL_AT) ** 0.5
-    cap = ramp(maturity, _FULL_AT, MATURITY_AT_FUSION)
+    cap = ramp(maturity, MATURITY_AT_PUBERTY, MATURITY_AT_FUSION)
     wide = (
         0.2 + 0.8 * growth + (_CAPPED - 1) * ramp(maturity, MATURITY_AT_PUBERTY, MATURITY_AT_FUSION)
     )

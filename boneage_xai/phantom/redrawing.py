@@ -18,7 +18,6 @@ from boneage_xai.phantom.rendering import (
     Drawing,
     DrawnBone,
     attenuation,
-    draw,
     draw_bone,
     draw_bones,
     expose,
@@ -47,9 +46,6 @@ def draw_with_region_ages(drawing: Drawing, region_ages: Mapping[str, float]) ->
     if maturity == drawing.maturity:
         return drawing.pixels.copy()
     skeleton = build_skeleton(hand, maturity, draw_pose(drawing.settings, drawing.seed))
-    if (skeleton.rays, skeleton.scale) != (drawing.skeleton.rays, drawing.skeleton.scale):
-        # The outline of the hand moves with its bones: no part of the image can be kept.
-        return draw(hand, drawing.settings, drawing.seed, region_ages, drawing.planted).pixels
     bones, windows = _compare(drawing, skeleton)
     pixels = drawing.pixels.copy()
     for window in windows:

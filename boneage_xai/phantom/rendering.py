@@ -6,7 +6,7 @@ is derived from the seed, so two renderings that share a seed differ only in wha
 
 Three stages: the scene (skeleton, grid, soft tissue, mineral of every piece of bone), its
 attenuation, and the film that shows it. The last two work on any window of the image, pixel by
-pixel but for the blur, so that a part of an image can be drawn again by itself.
+pixel but for blur and edge enhancement, so that a part of an image can be drawn again by itself.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import numpy as np
 from scipy import ndimage
 
 from boneage_xai.phantom.boxes import RegionBox, box_of
+from boneage_xai.phantom.collimation import collimate
 from boneage_xai.phantom.faults import NOTHING, Planted
 from boneage_xai.phantom.film import BLUR_TRUNCATE, ENHANCED_TRUNCATE, SOFT_PER_MM, Film, draw_film
+from boneage_xai.phantom.framing import frame_of, room_beside
 from boneage_xai.phantom.growth import Hand, maturities
 from boneage_xai.phantom.labelling import Outline, label_parts, label_regions, outline
 from boneage_xai.phantom.nuisances import (
     Exposure,
-    Framing,
     Irregularity,
     Marker,
-    collimate,
     draw_framing,
     draw_marker,
     draw_pose,
@@ -47,14 +47,11 @@ from boneage_xai.types import FloatImage, RegionMap
 # Attenuation at hand-film energies, per mm of cortical bone beyond soft tissue.
 _BONE_PER_MM = 0.060
 _MARKER_ATTENUATION = 1.9
+# What a detector still tells from nothing, and the grey of an unattenuated beam.
+_LEAST_PASSED = np.float32(1e-3)
+_FOG = np.float32(0.04)
 FINER = 2
 """Rows and columns of the grid that is drawn on, for each of the image's."""
-
-# Height of the image in mm for an adult man's hand, and where its carpus lies.
-_IMAGE_HEIGHT_MM = 292.0
-_CARPUS_AT = (0.495, 0.695)
-# How far a plate may end above the lower edge of the image, where the forearm leaves it.
-_ROOM_BELOW = 0.06
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +248,7 @@ def draw(
     bones = draw_bones(skeleton, frame.finer(FINER), texture, uneven)
     seen_depth, seen_thickness = (f[:, ::-1] if mirrored else f for f in (depth, thickness))
     marker = draw_marker(settings, seed, seen_depth, frame, always=planted.marker_grey is not None)
-    room = _room(skeleton, frame, mirrored)
+    room = room_beside(skeleton, frame, mirrored)
     film = draw_film(settings, seed, seen_thickness, room, marker, planted)
     shadow = attenuation(thickness, bones, marker, film.exposure, mirrored, whole(film.shape))
     pixels = expose(shadow, film, whole(film.shape))
@@ -272,49 +269,6 @@ def draw(
         film,
         pixels,
     )
-
-
-def frame_of(skeleton: Skeleton, framing: Framing, size_px: int) -> Frame:
-    """Return the grid that shows the whole hand, fingers up.
-
-    Args:
-        skeleton: the placed bones.
-        framing: how much the image shows.
-        size_px: longer side of the image.
-    """
-    height_mm = _IMAGE_HEIGHT_MM * skeleton.scale * framing.zoom
-    width_mm = height_mm * framing.aspect
-    tips = [point for ray in skeleton.rays.values() for point in ray]
-    margin = 13.0 * skeleton.scale
-    x_at = _CARPUS_AT[0] + framing.shift[0]
-    y_at = _CARPUS_AT[1] + framing.shift[1]
-    # Nobody cuts fingers off on purpose: the plate grows with the reach of the hand.
-    reach_left = margin - min(x for x, _ in tips)
-    reach_right = margin + max(x for x, _ in tips)
-    reach_up = margin + max(y for _, y in tips)
-    width_mm = max(width_mm, reach_left / x_at, reach_right / (1 - x_at))
-    height_mm = max(height_mm, reach_up / y_at)
-    mm_per_px = max(height_mm, width_mm) / size_px
-    # Whole multiples of two keep the coarse grids inside aligned.
-    height_px = min(size_px, 2 * round(height_mm / mm_per_px / 2))
-    width_px = min(size_px, 2 * round(width_mm / mm_per_px / 2))
-    return Frame(
-        height_px,
-        width_px,
-        mm_per_px,
-        left_mm=-x_at * width_px * mm_per_px,
-        top_mm=y_at * height_px * mm_per_px,
-    )
-
-
-def _room(skeleton: Skeleton, frame: Frame, mirrored: bool) -> tuple[float, float, float, float]:
-    """Return the free space left, right, above and below the hand in shares of the image."""
-    free = 9.0 * skeleton.scale / frame.mm_per_px
-    points = [frame.to_px(x, y) for ray in skeleton.rays.values() for x, y in ray]
-    xs, ys = zip(*points, strict=True)
-    sides = (min(xs) - free) / frame.width_px, 1 - (max(xs) + free) / frame.width_px
-    left, right = (max(0.0, share) for share in (sides[::-1] if mirrored else sides))
-    return left, right, max(0.0, (min(ys) - free) / frame.height_px), _ROOM_BELOW
 
 
 def draw_bones(
@@ -405,11 +359,11 @@ def expose(shadow: Field, film: Film, at: Window) -> FloatImage:
     passed = ndimage.gaussian_filter(passed, film.blur_sd_px, truncate=BLUR_TRUNCATE)
     if film.noise is not None:
         passed += film.noise[at] * np.sqrt(np.maximum(passed, np.float32(0)))
-    shown = -np.log(np.maximum(passed, np.float32(1e-3))) / np.float32(film.white)
+    shown = -np.log(np.maximum(passed, _LEAST_PASSED)) / np.float32(film.white)
     if exposure.enhancement:
         blurred = ndimage.gaussian_filter(shown, film.enhanced_sd_px, truncate=ENHANCED_TRUNCATE)
         shown += np.float32(exposure.enhancement) * (shown - blurred)
-    shown = np.clip(shown + np.float32(0.04), 0, 1.0) ** np.float32(exposure.gamma)
+    shown = np.clip(shown + _FOG, 0, 1.0) ** np.float32(exposure.gamma)
     shown = np.float32(exposure.brightness) + np.float32(exposure.contrast) * shown
     if film.collimation is not None:
         shown = collimate(shown, film.collimation, film.shape, at)

@@ -18,8 +18,8 @@ class PhantomSettings(BaseModel):
     Args:
         size_px: longer side of the image.
         side: the hand that lies on the film; a right one is the mirror image of a left one.
-        pose: finger spread and bending, thumb abduction, rotation, shift.
-        framing: how much of the image the hand fills, and the aspect of the image.
+        pose: finger spread and bending, thumb abduction, rotation, turn of the forearm.
+        framing: how much of the image the hand fills and where, and the image's aspect.
         texture: trabecular texture of spongy bone.
         shape: irregular outlines of bones, uneven thickness of soft tissue.
         exposure: beam energy, scatter, edge enhancement, brightness, contrast and tone curve.

@@ -113,7 +113,8 @@ def build_skeleton(hand: Hand, maturity: Mapping[str, float], pose: Pose) -> Ske
 
     Args:
         hand: the individual; its own age sets the sizes of bones and hand.
-        maturity: centre id to maturity in [0, 1], as from ``growth.maturities``.
+        maturity: centre id to maturity in [0, 1], as from ``growth.maturities``; it changes
+            pieces of bone, and neither rays nor scale.
         pose: how it lies.
 
     Returns:
@@ -175,8 +176,8 @@ class _Builder:
             shortening = METACARPAL_TILT[finger]
             if order:
                 shortening = pose.bend[finger - 1] if order > 1 else 1.0
-                angle = rotation + math.radians(FINGER_DEG[finger]) * spread + extra
-                angle *= 1.0 if order == 1 else 0.98
+                direction = math.radians(FINGER_DEG[finger]) * spread + extra
+                angle = rotation + direction * (1.0 if order == 1 else 0.98)
                 landmarks.append(self._joint(bone_ids, order, finger, points[-1], angle))
             length = bone_length_mm(self.hand, bone_id) * shortening
             gap = JOINT_GAP_MM[anatomy.BONES[bone_id].row] * self.hand.joint_scale * self.scale

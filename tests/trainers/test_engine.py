@@ -143,6 +143,32 @@ def test_a_killed_process_resumes_to_the_same_weights(
     assert all(torch.allclose(resumed[key], value, atol=1e-6) for key, value in whole.items())
 
 
+def test_a_run_begins_where_another_ended(finished: Path, cohort: Cohort, tmp_path: Path) -> None:
+    earlier = load_run(finished / "run")
+    settings = (
+        *TINY,
+        f'initialisation.weights="{finished / "run"}"',
+        "training.epochs=1",
+        "training.stages=[]",
+        "training.learning_rate=1e-9",
+        "training.ema_decay=0.0001",
+    )
+    later = train(load_recipe("demo", settings), cohort, tmp_path / "run", cache_folder=tmp_path)
+    before, after = earlier.network.state_dict(), later.network.state_dict()
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.allclose(value.float(), after[name].float(), atol=1e-4), name
+    assert later.manifest.val_mae_months == pytest.approx(earlier.manifest.val_mae_months, abs=0.1)
+
+
+def test_a_run_of_another_architecture_does_not_begin_one(
+    finished: Path, cohort: Cohort, tmp_path: Path
+) -> None:
+    settings = (*TINY, f'initialisation.weights="{finished / "run"}"', "architecture.hidden=[7]")
+    with pytest.raises(ConfigError, match="architecture"):
+        train(load_recipe("demo", settings), cohort, tmp_path / "run", cache_folder=tmp_path)
+
+
 def test_a_folder_in_use_or_another_recipe_is_refused(
     finished: Path, cohort: Cohort, recipe: Recipe
 ) -> None:
