@@ -24,11 +24,11 @@ def cohort_of(folder: Path, ages: dict[str, float], sex: Sex) -> Cohort:
 
 
 def test_nearest_case_of_each_sex_is_drawn(tmp_path: Path) -> None:
-    cohort = cohort_of(tmp_path, {"a": 30.0, "b": 35.0, "c": 44.0, "d": 120.0}, Sex.MALE)
+    cohort = cohort_of(tmp_path, {"a": 30.0, "b": 35.0, "c": 44.0, "d": 121.0}, Sex.MALE)
     axes = contact_sheet_of(cohort, (36.0, 72.0, 108.0)).axes
     girls, boys = axes[:3], axes[3:]
     assert [len(cell.get_images()) for cell in girls] == [0, 0, 0]
-    # Nothing comes within a year of 72 months; 120 is too far from 108.
+    # Nothing comes within a year of 72 months; 121 is too far from 108.
     assert [len(cell.get_images()) for cell in boys] == [1, 0, 0]
     assert boys[0].get_title(loc="center") == "boy, 35 months"
     (image,) = boys[0].get_images()

@@ -12,6 +12,7 @@ from boneage_xai import anatomy
 from boneage_xai.anatomy import PART_LABELS, REGION_LABELS
 from boneage_xai.phantom import nuisances
 from boneage_xai.phantom.cohorts import draw_cases, render_case
+from boneage_xai.phantom.collimation import draw_collimation
 from boneage_xai.phantom.film import scattered_share
 from boneage_xai.phantom.growth import Hand, median_hand, sample_hand
 from boneage_xai.phantom.rendering import attenuation, draw, expose, render
@@ -202,7 +203,7 @@ def test_a_switch_leaves_the_draws_of_all_others(switch: str) -> None:
             "blur": blur,
             "noise": None if noise is None else noise.tobytes(),
             "heel_effect": nuisances.heel_gradient(settings, seed, (64, 48)).tobytes(),
-            "collimation": nuisances.draw_collimation(settings, seed),
+            "collimation": draw_collimation(settings, seed),
             "marker": nuisances.draw_marker(settings, seed, depth, frame),
             "shape": None if uneven is None else uneven.shift_x.tobytes(),
         }
