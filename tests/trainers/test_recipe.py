@@ -16,7 +16,7 @@ KIMMEL = [
 
 
 def test_all_arms_are_shipped() -> None:
-    assert set(recipe_names()) == {*WOUTERS, *KIMMEL, "cpu-small", "demo", "phantom"}
+    assert set(recipe_names()) == {*WOUTERS, *KIMMEL, "cpu-small", "demo"}
 
 
 @pytest.mark.parametrize("name", recipe_names())
