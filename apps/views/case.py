@@ -138,8 +138,8 @@ def _completeness(found: pd.DataFrame, case_id: str, method: str) -> None:
     effect = one.get("sex_effect_months")
     if effect is not None and not pd.isna(effect):
         st.caption(
-            f"Told the other sex, the network would answer {months(effect, signed=True)} months "
-            "for the same image; the map holds sex fixed."
+            "Told the other sex, the network's answer to the same image would change by "
+            f"{months(effect, signed=True)} months; the map holds sex fixed."
         )
 
 
