@@ -1,0 +1,228 @@
+"""The commands on a trained run: measuring it, predicting with it, explaining it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from apps.console import bars, note, say, say_json, say_table, with_interval
+from apps.options import (
+    AnalysisOption,
+    CacheOption,
+    ColumnOption,
+    DataOption,
+    JsonOption,
+    RunArgument,
+    SkipOption,
+    SplitOption,
+    device,
+)
+from apps.sources import one_cohort
+from boneage_xai.errors import ConfigError
+from boneage_xai.types import Radiograph, Sex
+
+
+def evaluate(
+    run: RunArgument,
+    data: DataOption,
+    out: AnalysisOption,
+    split: SplitOption = "held-out",
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
+    column: ColumnOption = None,
+    skip_problems: SkipOption = False,
+    cache: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a run: errors with 95% intervals, by sex and age, beside baselines.
+
+    Example: boneage-xai evaluate runs/cpu-small --data ~/rsna --out analyses/cpu-small
+    """
+    from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
+    from boneage_xai.models.checkpoint import load_run
+
+    trained = load_run(run, device())
+    chosen, left_out = one_cohort(data, column, skip_problems, trained.manifest.data.cohort)
+    with bars("Decoding", "Predicting", quiet=as_json) as (decoding, predicting):
+        prepared = prepare_run(
+            trained,
+            chosen,
+            source=str(data),
+            split=split,
+            skipped_problem_rows=left_out,
+            cache_folder=cache,
+            progress=decoding,
+        )
+        folder = evaluate_run(prepared, out, seed=seed, progress=predicting)
+    metrics = folder.metrics()
+    if as_json:
+        say_json(metrics)
+        return
+    names = {"overall": trained.manifest.recipe_name} | {
+        name: name for name in metrics["baselines"]
+    }
+    blocks = {"overall": metrics["overall"], **metrics["baselines"]}
+    say_table(
+        f"{metrics['overall']['n']} cases ({split}), months with 95% intervals",
+        ["", "MAE", "RMSE", "bias", "within 12 months"],
+        [
+            [
+                names[key],
+                with_interval(block["mae_months"]),
+                with_interval(block["rmse_months"]),
+                with_interval(block["bias_months"]),
+                with_interval(block["within_12_months"], percent=True),
+            ]
+            for key, block in blocks.items()
+        ],
+    )
+    say(f"Written to {out}; `boneage-xai report {out}` makes it readable")
+
+
+def predict(
+    run: RunArgument,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Radiograph, DICOM included.")],
+    sex: Annotated[Literal["F", "M"], typer.Option("--sex", help="Sex of the child.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the bone age of one radiograph.
+
+    Example: boneage-xai predict runs/cpu-small hand.png --sex F
+    """
+    import numpy as np
+
+    from boneage_xai.data.preprocess import preprocess
+    from boneage_xai.data.radiograph import read_radiograph
+    from boneage_xai.models.checkpoint import load_run
+    from boneage_xai.predict import predict_pixels
+
+    radiograph: Radiograph = read_radiograph(image)
+    trained = load_run(run, device())
+    pixels = preprocess(radiograph, trained.preprocessing).pixels[np.newaxis]
+    is_male = np.array([Sex(sex).is_male])
+    months = float(predict_pixels(trained.network, pixels, is_male)[0])
+    if radiograph.sex is not None and radiograph.sex is not Sex(sex):
+        note(f"note: {image} states sex {radiograph.sex.value}, predicted with {sex}")
+    if as_json:
+        say_json(
+            {
+                "image": str(image),
+                "sex": sex,
+                "predicted_months": months,
+                "model_id": trained.model_id,
+            }
+        )
+    else:
+        say(f"{months:.1f} months ({months / 12:.1f} years); for research use only")
+
+
+def attribute(
+    run: RunArgument,
+    data: DataOption,
+    out: AnalysisOption,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", help="Attribution method, repeatable. [default: integrated_gradients]"
+        ),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", help="Layer for activation maps. [default: chosen over the depth]"),
+    ] = None,
+    baseline: Annotated[
+        Literal["black", "blurred", "mean", "expected"],
+        typer.Option(
+            help="Image that Integrated Gradients starts from; `expected` averages over training "
+            "cases of the same sex."
+        ),
+    ] = "black",
+    tolerance_months: Annotated[
+        float,
+        typer.Option(help="Completeness gap that may be left, in months …", min=0),
+    ] = 0.5,
+    tolerance_percent: Annotated[
+        float,
+        typer.Option(help="… or in percent of what is divided; the larger counts.", min=0, max=99),
+    ] = 1.0,
+    min_nodes: Annotated[
+        int, typer.Option(help="Gradients per case to begin with; more for finer maps.", min=3)
+    ] = 33,
+    max_nodes: Annotated[
+        int, typer.Option(help="Gradients per case at most, in each precision.", min=3)
+    ] = 256,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="bfloat16 is taken only if a check on a few cases lets it pass."),
+    ] = "auto",
+    references: Annotated[
+        int, typer.Option(help="Training cases of each sex for `expected`.", min=1)
+    ] = 16,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many cases, evenly over sex and age.", min=1)
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace earlier attributions.")
+    ] = False,
+    split: SplitOption = "held-out",
+    column: ColumnOption = None,
+    skip_problems: SkipOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Explain predictions: signed maps in months, activation maps, months per region.
+
+    Example: boneage-xai attribute runs/cpu-small --data ~/rsna --out analyses/cpu-small --limit 100
+    """
+    from boneage_xai.analysis.run_analysis import attribute_run, prepare_run
+    from boneage_xai.attribution.interface import AttributionSettings
+    from boneage_xai.models.checkpoint import load_run
+
+    if min_nodes > max_nodes:
+        raise ConfigError(
+            f"--min-nodes: expected at most --max-nodes ({max_nodes}), found {min_nodes}"
+        )
+    settings = AttributionSettings(
+        baseline=baseline,
+        gap_tolerance_months=tolerance_months,
+        gap_tolerance_fraction=tolerance_percent / 100,
+        min_nodes=min_nodes,
+        max_nodes=max_nodes,
+        precision=precision,
+        n_references=references,
+    )
+    trained = load_run(run, device())
+    chosen, left_out = one_cohort(data, column, skip_problems, trained.manifest.data.cohort)
+    with bars("Decoding", "Attributing") as (decoding, attributing):
+        prepared = prepare_run(
+            trained,
+            chosen,
+            source=str(data),
+            split=split,
+            skipped_problem_rows=left_out,
+            cache_folder=cache,
+            progress=decoding,
+        )
+        folder = attribute_run(
+            prepared,
+            out,
+            methods=method or ["integrated_gradients"],
+            layers=layer,
+            settings=settings,
+            limit=limit,
+            replace=replace,
+            progress=attributing,
+        )
+    summary = folder.manifest["steps"]["attribute"]
+    for name in summary["methods"]:
+        gap = summary["median_absolute_gap_months"][name]
+        completeness = "promises no completeness" if gap is None else f"median gap {gap:.2f} months"
+        say(
+            f"{summary['n']} cases, {name}: {completeness}, "
+            f"{summary['median_seconds'][name]:.2f} s a case"
+        )
+        if left := summary["n_not_converged"].get(name):
+            note(
+                f"{name}: {left} of {summary['n']} cases keep a larger gap than allowed with "
+                f"{max_nodes} nodes; they are marked"
+            )
