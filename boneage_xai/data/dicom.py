@@ -39,7 +39,8 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's "L"
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
 _MONTHS_PER_UNIT = {"D": 1 / DAYS_PER_MONTH, "W": 7 / DAYS_PER_MONTH, "M": 1.0, "Y": 12.0}
 
-# What pydicom and its decoders raise on damaged files, one by one.
+# What pydicom and its decoders raise on damaged files, one by one; a RuntimeError is also what they
+# raise where they cannot decode at all.
 _READ_ERRORS = (
     InvalidDicomError,
     BytesLengthException,
@@ -51,7 +52,6 @@ _READ_ERRORS = (
     TypeError,
     AttributeError,
     RuntimeError,
-    NotImplementedError,
     OverflowError,
     MemoryError,
     struct.error,

@@ -44,7 +44,6 @@ _DECODE_ERRORS = (
     EOFError,
     OverflowError,
     MemoryError,
-    NotImplementedError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
