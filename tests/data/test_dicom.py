@@ -1,4 +1,4 @@
-"""DICOM: transfer syntaxes, the grey-scale chain by hand, spacing, sex, age and damage."""
+"""DICOM pixels: transfer syntaxes, the grey-scale chain by hand, and damage."""
 
 from __future__ import annotations
 
@@ -6,65 +6,31 @@ import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gdcm
 import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
 from pydicom.pixels import apply_voi_lut
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
-    DigitalXRayImageStorageForPresentation,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     RLELossless,
-    generate_uid,
 )
 
 from boneage_xai.data import dicom as module
 from boneage_xai.data.dicom import dicom_header, read_dicom, window
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.errors import DataError
-from boneage_xai.types import Sex
-
-STORED = np.random.default_rng(3).integers(0, 4096, (72, 49), dtype=np.uint16)
-STORED[0, :2] = 0, 4095
-
-
-def dataset(pixels: np.ndarray = STORED, bits: int = 12, **elements: Any) -> FileDataset:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["test"])
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    ds.SOPClassUID = DigitalXRayImageStorageForPresentation
-    ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    ds.Modality = "DX"
-    ds.Rows, ds.Columns = pixels.shape[:2]
-    ds.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
-    ds.PhotometricInterpretation = "MONOCHROME2"
-    ds.BitsAllocated = pixels.dtype.itemsize * 8
-    ds.BitsStored = bits
-    ds.HighBit = bits - 1
-    ds.PixelRepresentation = int(np.issubdtype(pixels.dtype, np.signedinteger))
-    ds.PixelData = pixels.tobytes()
-    ds["PixelData"].VR = "OW" if pixels.dtype.itemsize == 2 else "OB"
-    for name, value in elements.items():
-        setattr(ds, name, value)
-    return ds
-
-
-def written(path: Path, ds: FileDataset) -> Path:
-    ds.save_as(path, enforce_file_format=True)
-    return path
+from dicom_files import STORED, dataset, written
 
 
 def _uncompressed(syntax: str) -> Callable[[Path], None]:
@@ -248,70 +214,6 @@ def test_palette_colour_is_looked_up(tmp_path: Path) -> None:
         setattr(ds, f"{name}PaletteColorLookupTableData", data)
     read = read_dicom(written(tmp_path / "a", ds)).pixels
     np.testing.assert_allclose(read, [[1, 0], [0.2, 0.2]], atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("elements", "spacing"),
-    [
-        ({}, None),
-        ({"PixelSpacing": [0.2, 0.3]}, (0.2, 0.3)),
-        ({"ImagerPixelSpacing": [0.2, 0.3]}, (0.2, 0.3)),
-        (
-            {
-                "ImagerPixelSpacing": [0.2, 0.3],
-                "EstimatedRadiographicMagnificationFactor": 1.25,
-            },
-            (0.16, 0.24),
-        ),
-        ({"PixelSpacing": [0.1, 0.1], "ImagerPixelSpacing": [0.2, 0.3]}, (0.1, 0.1)),
-        ({"PixelSpacing": [0, 0]}, None),
-        ({"PixelSpacing": None}, None),
-    ],
-)
-def test_pixel_spacing(
-    tmp_path: Path, elements: dict[str, Any], spacing: tuple[float, float] | None
-) -> None:
-    read = read_dicom(written(tmp_path / "a", dataset(**elements))).pixel_spacing_mm
-    assert read == (None if spacing is None else pytest.approx(spacing))
-
-
-@pytest.mark.parametrize(
-    ("stated", "sex"), [("M", Sex.MALE), ("F", Sex.FEMALE), ("O", None), ("", None), (None, None)]
-)
-def test_sex_is_never_guessed(tmp_path: Path, stated: str | None, sex: Sex | None) -> None:
-    path = written(tmp_path / "a", dataset(PatientSex=stated))
-    assert read_dicom(path).sex is sex
-    assert dicom_header(path)[0] is sex
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("elements", "months"),
-    [
-        ({"PatientAge": "012Y"}, 144),
-        ({"PatientAge": "144M"}, 144),
-        ({"PatientAge": "050W"}, 350 * 12 / 365.25),
-        ({"PatientAge": "010D"}, 10 * 12 / 365.25),
-        ({"PatientAge": "about ten"}, None),
-        ({"PatientBirthDate": "20000101", "StudyDate": "20100101"}, 3653 * 12 / 365.25),
-        ({"PatientAge": "", "PatientBirthDate": "20000101", "StudyDate": "20000101"}, 0),
-        ({"PatientBirthDate": "20000101"}, None),
-        ({"PatientBirthDate": "20110101", "StudyDate": "20100101"}, None),
-        ({"PatientBirthDate": "20001301", "StudyDate": "20100101"}, None),
-        ({}, None),
-    ],
-)
-def test_age(tmp_path: Path, elements: dict[str, str], months: float | None) -> None:
-    path = written(tmp_path / "a", dataset(**elements))
-    expected = None if months is None else pytest.approx(months)
-    assert read_dicom(path).chronological_age_months == expected
-    assert dicom_header(path)[1] == expected
-
-
-def test_header_reads_no_pixels(tmp_path: Path) -> None:
-    ds = dataset(PatientSex="F", PatientAge="009Y")
-    del ds.PixelData
-    assert dicom_header(written(tmp_path / "17.dcm", ds)) == (Sex.FEMALE, 108, "17")
 
 
 @pytest.mark.parametrize("implicit", [True, False])

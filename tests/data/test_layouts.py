@@ -10,23 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boneage_xai.data.cohort import CohortReading, read_source
-from boneage_xai.data.layouts import LAYOUTS, find_sets, folders_named, index_folder, plain_name
+from boneage_xai.data.layouts import LAYOUTS, find_sets, index_folder, plain_name
 from boneage_xai.data.tables import read_label_table
-from boneage_xai.errors import DataError
+from source_folders import TRAINING, make
 
-TRAINING = "id,boneage,male\n1377,180,False\n1378,12,True\n"
 VALIDATION = "Image ID,male,Bone Age (months)\n1386,TRUE,30\n1392,FALSE,40\n"
 TEST = "Case ID,Sex,Ground truth bone age (months)\n4360,M,168.93\n4460,F,100.5\n"
 TEST_WITHOUT_AGES = "Case ID,Sex\n4360,M\n4460,F\n"
-
-
-def make(root: Path, files: dict[str, str], images: list[str]) -> Path:
-    """Write text files, and empty files for images: reading a layout decodes nothing."""
-    for name, content in {**files, **dict.fromkeys(images, "")}.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    return root
 
 
 def images_of(reading: CohortReading, root: Path) -> dict[str, dict[str, str]]:
@@ -328,47 +318,6 @@ def test_every_table_becomes_one_set_also_without_images(tmp_path: Path) -> None
     index = index_folder(tmp_path)
     sets = find_sets(index, [read_label_table(path) for path in index.tables])
     assert {image_set.name: image_set.folders for image_set in sets} == {"x": (), "d": ()}
-
-
-def test_hidden_and_foreign_files_are_passed_over(tmp_path: Path) -> None:
-    make(
-        tmp_path,
-        {
-            "t.csv": TRAINING,
-            "._t.csv": "rubbish",
-            "~$t.xlsx": "lock",
-            "__MACOSX/t.csv": TRAINING,
-            ".cache/t.csv": TRAINING,
-            "README.txt": "id,sex",
-        },
-        ["1377.png", "1378.png", "._1377.png", "__MACOSX/1377.png", ".thumbs/1377.png"],
-    )
-    index = index_folder(tmp_path)
-    assert index.tables == (tmp_path / "t.csv",)
-    assert [folder.path for folder in index.image_folders] == [tmp_path]
-    assert dict(index.image_folders[0].files) == {"1377": ("1377.png",), "1378": ("1378.png",)}
-
-
-def test_walk_ends_at_a_depth_and_in_a_loop(tmp_path: Path) -> None:
-    make(tmp_path, {}, ["a/b/c/1.png"])
-    (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
-    index = index_folder(tmp_path, max_depth=2)
-    assert index.image_folders == ()
-    assert index_folder(tmp_path).image_folders
-
-
-def test_folder_that_vanished_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot list the folder"):
-        index_folder(tmp_path / "gone")
-
-
-def test_folder_names_prefer_the_folder_beside_the_table(tmp_path: Path) -> None:
-    make(tmp_path, {"s/t.csv": TRAINING}, ["s/x/x/1.png", "q/x/1.png"])
-    index = index_folder(tmp_path)
-    table = tmp_path / "s" / "t.csv"
-    assert [f.parts for f in folders_named(index, table, "x")] == [("s", "x", "x")]
-    assert [f.parts for f in folders_named(index, table, "./q/x/")] == [("q", "x")]
-    assert folders_named(index, table, "y") == ()
 
 
 def test_plain_name_treats_plus_as_space() -> None:

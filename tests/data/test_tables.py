@@ -6,7 +6,6 @@ import csv
 import io
 from pathlib import Path
 
-import openpyxl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,19 +25,6 @@ GIRL_BOY_180_12 = [("1377", Sex.FEMALE, 180.0), ("1378", Sex.MALE, 12.0)]
 def write(folder: Path, content: bytes | str, name: str = "table.csv") -> Path:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def write_xlsx(path: Path, rows: list[list[object]], more: dict[str, list[list[object]]]) -> Path:
-    workbook = openpyxl.Workbook()
-    assert workbook.active is not None
-    for row in rows:
-        workbook.active.append(row)
-    for title, sheet_rows in more.items():
-        sheet = workbook.create_sheet(title)
-        for row in sheet_rows:
-            sheet.append(row)
-    workbook.save(path)
     return path
 
 
@@ -113,38 +99,6 @@ def test_deeplasia_rows_name_their_folder(tmp_path: Path) -> None:
     assert table.rows[0].bone_age_months == 18.5
 
 
-def test_xlsx_numbers_become_ids_without_fraction(tmp_path: Path) -> None:
-    rows: list[list[object]] = [
-        ["Case ID", "Sex", "Ground truth bone age (months)", None],
-        [1377.0, "F", 180, None],
-        [None, None, None, None],
-        [1378, "M", 12.0],
-    ]
-    more: dict[str, list[list[object]]] = {"notes": [["free text"], ["more"]], "empty": []}
-    table = read_label_table(write_xlsx(tmp_path / "Bone age ground truth.xlsx", rows, more))
-    assert facts(table) == GIRL_BOY_180_12
-    assert table.problems == ()
-
-
-def test_xlsx_booleans_are_male_values(tmp_path: Path) -> None:
-    rows: list[list[object]] = [["id", "male", "boneage"], ["007", False, 180.25], [8, True, 12]]
-    table = read_label_table(write_xlsx(tmp_path / "t.xlsx", rows, {}))
-    assert facts(table) == [("007", Sex.FEMALE, 180.25), ("8", Sex.MALE, 12.0)]
-
-
-def test_xlsx_empty_cell_at_the_end_is_empty_not_malformed(tmp_path: Path) -> None:
-    rows: list[list[object]] = [["id", "male", "boneage"], [1, True], [2, True, 12, "surplus"]]
-    table = read_label_table(write_xlsx(tmp_path / "t.xlsx", rows, {}))
-    assert kinds(table) == ["missing_age", "malformed_row"]
-
-
-def test_two_sheets_with_labels_are_refused(tmp_path: Path) -> None:
-    rows: list[list[object]] = [["id", "male"], [1, True]]
-    path = write_xlsx(tmp_path / "t.xlsx", rows, {"again": rows})
-    with pytest.raises(DataError, match="2 sheets hold a label table"):
-        read_label_table(path)
-
-
 def test_generic_columns(tmp_path: Path) -> None:
     content = "Pseudonym;Gender at birth;BA;CA;File;id\na01;f;100;101.5;x\\y.dcm;9\n"
     columns = {
@@ -210,12 +164,6 @@ def test_unreadable_tables_are_refused(tmp_path: Path, content: bytes, message: 
         read_label_table(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [b"id,male\n1,True\n", b"PK\x03\x04 cut off"])
-def test_file_that_is_no_workbook_is_refused(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(DataError, match="expected an XLSX workbook"):
-        read_label_table(write(tmp_path, content, "t.xlsx"))
 
 
 def test_missing_table_is_refused(tmp_path: Path) -> None:
