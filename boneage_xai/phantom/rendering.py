@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
 
 import numpy as np
 from scipy import ndimage
@@ -55,29 +54,20 @@ FINER = 2
 
 
 @dataclass(frozen=True, eq=False)
-class BarePhantom:
-    """One rendered radiograph.
+class PhantomImage:
+    """One rendered radiograph with the truth about its regions.
 
     Args:
         pixels: (H, W) float32 in [0, 1], bone bright.
         boxes: joints, wrist and distal forearm bones.
         mm_per_px: size of a pixel in the plane of the hand.
+        regions: (H, W) labels on the same grid, see ``anatomy.REGION_NAMES``.
+        parts: (H, W) labels of every bone and epiphysis, see ``anatomy.PART_NAMES``.
     """
 
     pixels: FloatImage
     boxes: tuple[RegionBox, ...]
     mm_per_px: float
-
-
-@dataclass(frozen=True, eq=False)
-class PhantomImage(BarePhantom):
-    """One rendered radiograph with the truth about its regions.
-
-    Args:
-        regions: (H, W) labels on the same grid, see ``anatomy.REGION_NAMES``.
-        parts: (H, W) labels of every bone and epiphysis, see ``anatomy.PART_NAMES``.
-    """
-
     regions: RegionMap
     parts: RegionMap
 
@@ -110,7 +100,7 @@ class Drawing:
         skeleton: the placed bones.
         frame: the image's grid.
         uneven: irregular outlines and tissue, None for even ones.
-        texture: (2H, 2W) relative density of spongy bone, None for an even one.
+        texture: (2H, 2W) relative density of bone, None for an even one.
         depth_mm: (2H, 2W) depth below the skin.
         thickness_mm: (2H, 2W) thickness of the soft tissue.
         bones: every piece of bone that lies in the image, in the order of drawing.
@@ -161,7 +151,6 @@ class Drawing:
         return tuple(box_of(one, self.frame, self.mirrored) for one in self.skeleton.landmarks)
 
 
-@overload
 def render(
     hand: Hand,
     settings: PhantomSettings | None = None,
@@ -169,32 +158,8 @@ def render(
     region_ages: Mapping[str, float] | None = None,
     *,
     planted: Planted = NOTHING,
-    labels: Literal[True] = True,
-) -> PhantomImage: ...
-
-
-@overload
-def render(
-    hand: Hand,
-    settings: PhantomSettings | None = None,
-    seed: int = 0,
-    region_ages: Mapping[str, float] | None = None,
-    *,
-    planted: Planted = NOTHING,
-    labels: Literal[False],
-) -> BarePhantom: ...
-
-
-def render(
-    hand: Hand,
-    settings: PhantomSettings | None = None,
-    seed: int = 0,
-    region_ages: Mapping[str, float] | None = None,
-    *,
-    planted: Planted = NOTHING,
-    labels: bool = True,
-) -> BarePhantom:
-    """Draw the radiograph of a hand.
+) -> PhantomImage:
+    """Draw the radiograph of a hand with the truth about it; ``draw`` is quicker for pixels alone.
 
     Args:
         hand: the individual, which sets size and shape.
@@ -203,19 +168,21 @@ def render(
         region_ages: region name to age in months for regions whose ossification is moved
             away from the hand's own age; size and everything else stay.
         planted: faults of the image.
-        labels: whether label maps are made; without them it takes less time.
 
     Returns:
-        Pixels and boxes, and with labels the maps of regions and parts.
+        Pixels, boxes and the maps of regions and parts.
 
     Raises:
         ConfigError: a region without ossification centres, or an age that is negative.
     """
     drawing = draw(hand, settings, seed, region_ages, planted)
-    boxes, mm_per_px = drawing.boxes(), drawing.frame.mm_per_px
-    if not labels:
-        return BarePhantom(drawing.pixels, boxes, mm_per_px)
-    return PhantomImage(drawing.pixels, boxes, mm_per_px, drawing.regions(), drawing.parts())
+    return PhantomImage(
+        drawing.pixels,
+        drawing.boxes(),
+        drawing.frame.mm_per_px,
+        drawing.regions(),
+        drawing.parts(),
+    )
 
 
 def draw(
@@ -284,7 +251,7 @@ def draw_bone(place: Outline, texture: Field | None) -> DrawnBone:
 
     Args:
         place: where it lies on the fine grid.
-        texture: (2H, 2W) relative density of spongy bone, None for an even one.
+        texture: (2H, 2W) relative density of bone, None for an even one.
     """
     grain = None if texture is None else texture[place.rows, place.columns]
     drawn = mineral_mm(place.part.solid, place.inside, grain)

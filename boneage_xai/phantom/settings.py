@@ -20,7 +20,7 @@ class PhantomSettings(BaseModel):
         side: the hand that lies on the film; a right one is the mirror image of a left one.
         pose: finger spread and bending, thumb abduction, rotation, turn of the forearm.
         framing: how much of the image the hand fills and where, and the image's aspect.
-        texture: trabecular texture of spongy bone.
+        texture: trabecular texture of bone.
         shape: irregular outlines of bones, uneven thickness of soft tissue.
         exposure: beam energy, scatter, edge enhancement, brightness, contrast and tone curve.
         blur: unsharpness of focus and detector, varying from image to image.

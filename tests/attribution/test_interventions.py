@@ -42,7 +42,7 @@ def cases_at(*ages: float) -> list[PhantomCase]:
 
 def grey_on_input(case: PhantomCase, region_ages: dict[str, float]) -> Months:
     """Render as on disk and pad to the square as ``fit='pad'`` does: a slow plain reference."""
-    pixels = render(case.hand, SETTINGS, case.seed, region_ages, labels=False).pixels
+    pixels = render(case.hand, SETTINGS, case.seed, region_ages).pixels
     grey = np.round(pixels * 255)
     out = np.zeros((SIZE, SIZE))
     top, left = ((SIZE - size) // 2 for size in grey.shape)

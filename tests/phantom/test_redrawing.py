@@ -34,7 +34,7 @@ def test_a_moved_region_is_that_of_the_whole_rendering(region: str, side: str) -
         drawing = draw(case.hand, on, case.seed, planted=PLANTED)
         for age in (max(case.hand.age_months - 12, 0.0), case.hand.age_months + 12):
             ages = {region: age}
-            slow = render(case.hand, on, case.seed, ages, planted=PLANTED, labels=False).pixels
+            slow = render(case.hand, on, case.seed, ages, planted=PLANTED).pixels
             fast = draw_with_region_ages(drawing, ages)
             assert np.array_equal(fast, slow)
             changed += not np.array_equal(fast, drawing.pixels)
@@ -54,7 +54,7 @@ def test_any_regions_from_any_drawing(
     on = PhantomSettings(size_px=size_px)
     hand = sample_hand(Sex.FEMALE, 100, np.random.default_rng(seed))
     drawing = draw(hand, on, seed, own)
-    slow = render(hand, on, seed, ages, labels=False).pixels
+    slow = render(hand, on, seed, ages).pixels
     assert np.array_equal(draw_with_region_ages(drawing, ages), slow)
 
 
@@ -105,8 +105,7 @@ def test_sensitivity_is_the_difference_of_plain_renderings(age_months: float) ->
     for region, values in found.by_region.items():
         assert values.dtype == np.float32
         one, other = (
-            render(hand, on, 7, {region: age}, labels=False).pixels.astype(np.float64)
-            for age in (low, high)
+            render(hand, on, 7, {region: age}).pixels.astype(np.float64) for age in (low, high)
         )
         expected = 255 * np.abs(other - one) / (high - low)
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)

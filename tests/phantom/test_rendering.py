@@ -102,7 +102,7 @@ def test_young_hands_have_the_proportions_of_young_hands(
     found = []
     for seed in range(12):
         hand = hand_of(age_months, list(Sex)[seed % 2], seed)
-        boxes = render(hand, PhantomSettings.clean(96), labels=False).boxes
+        boxes = draw(hand, PhantomSettings.clean(96)).boxes()
         at = {
             region: np.mean(
                 [(b.x_px, b.y_px) for b in boxes if b.region == region and b.finger in fingers],
