@@ -137,7 +137,7 @@ def scattered_share(thickness_mm: Field, exposure: Exposure) -> Field | None:
     """
     if not exposure.scatter:
         return None
-    # Column by column, so that the mirror image is the same to the last bit.
+    # Whole pairs of columns, so that the mirror image is the same but for rounding.
     pairs = thickness_mm[::2, ::2] + thickness_mm[::2, 1::2]
     direct = np.exp(np.float32(-0.5 * SOFT_PER_MM * exposure.soft) * pairs)
     height, width = direct.shape
