@@ -1,0 +1,130 @@
+"""Randomised networks: maps that follow the weights pass, maps that ignore them are flagged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from boneage_xai.attribution.interface import AttributedMap, AttributionSettings
+from boneage_xai.attribution.methods import gradient
+from boneage_xai.attribution.randomisation import (
+    randomise_parameters,
+    similarities,
+    top_down,
+)
+from boneage_xai.errors import AttributionError
+
+SEX = torch.ones(1)
+HAND = np.ones((24, 24), dtype=np.bool_)
+
+
+def edges(
+    network: nn.Module,
+    image: Tensor,
+    is_male: Tensor,
+    settings: AttributionSettings,
+    mean_image: object = None,
+) -> AttributedMap:
+    """Ignore the network: the slope of the image itself."""
+    slope_y, _ = np.gradient(image[0, 0].numpy())
+    return AttributedMap(slope_y.astype(np.float32), 0.0)
+
+
+def test_an_edge_detector_is_flagged_and_the_gradient_is_not(
+    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    image = disc_cases[0][:1]
+    state = {name: tensor.clone() for name, tensor in disc_network.state_dict().items()}
+    disc_network.train()
+    before = torch.get_rng_state()
+    flagged = randomise_parameters(edges, disc_network, image, SEX, HAND)
+    assert flagged.too_similar is True
+    assert flagged.at_full_depth() == pytest.approx(1)
+    assert flagged.table.query("map == 'method'")["ssim_signed"].min() == pytest.approx(1)
+    assert abs(flagged.at_full_depth("gradient")) < 0.5
+    passed = randomise_parameters(gradient, disc_network, image, SEX, HAND)
+    assert passed.too_similar is False
+    assert disc_network.training
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(state[name], now) for name, now in disc_network.state_dict().items())
+    assert not any(module._forward_hooks for module in disc_network.modules())
+
+
+def test_a_copy_whose_sign_the_weights_decide_is_flagged(
+    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    flips = iter([1, 1, -1] * 10)
+
+    def flipped(*arguments: Any) -> AttributedMap:
+        found = edges(*arguments)
+        return AttributedMap(np.float32(next(flips)) * np.square(found.map_months), 0.0)
+
+    result = randomise_parameters(
+        flipped, disc_network, disc_cases[0][:1], SEX, HAND, n_depths=1, n_seeds=2
+    )
+    signed = result.table.query("map == 'method'")["spearman_signed"].to_numpy()
+    assert signed == pytest.approx([1, -1])
+    assert result.too_similar is True
+
+
+def test_the_same_seed_gives_the_same_table(
+    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    image = disc_cases[0][:1]
+    one, other = (
+        randomise_parameters(gradient, disc_network, image, SEX, HAND, n_seeds=1, n_depths=3)
+        for _ in range(2)
+    )
+    assert one.table.equals(other.table)
+    assert one.table["depth"].drop_duplicates().tolist() == [1, 4, 7]
+    assert one.table["module"].iloc[-1] == "backbone.0"
+
+
+def test_modules_come_from_the_output_down(disc_network: nn.Module) -> None:
+    found = top_down(disc_network, torch.zeros(1, 1, 24, 24), SEX)
+    head, backbone = ["head.2", "head.0", "sex"], ["backbone.5", "backbone.4"]
+    assert found == [*head, *backbone, "backbone.1", "backbone.0"]
+
+
+def test_a_parameter_without_reset_is_drawn_anew(linear_network: type[nn.Module]) -> None:
+    weight = 5 + torch.randn((24, 24), generator=torch.Generator().manual_seed(0))
+    result = randomise_parameters(
+        gradient, linear_network(weight), torch.ones(1, 1, 24, 24), SEX, HAND, n_seeds=6
+    )
+    # The gradient is the weight itself, so what is left is chance: 1/sqrt(576) for one seed.
+    assert result.at_full_depth() < 4 / np.sqrt(576 * 6)
+    # Of the same mean: 120 + 576 × 5 months with a spread of 24 for a spread of 1.
+    predictions = result.table.query("map == 'gradient'")["prediction_months"]
+    assert predictions.to_numpy() == pytest.approx(120 + float(weight.sum()), abs=120)
+
+
+def test_only_the_hand_is_compared() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 24, 24))
+    hand = np.zeros((24, 24), dtype=np.bool_)
+    hand[4:20, 6:18] = True
+    found = similarities(one, other, hand)
+    assert found["spearman_signed"] == pytest.approx(spearmanr(one[hand], other[hand]).statistic)
+    assert found["spearman_absolute"] == pytest.approx(
+        spearmanr(np.abs(one[hand]), np.abs(other[hand])).statistic
+    )
+    changed = np.where(hand, other, 1000.0)
+    assert similarities(one, changed, hand) == found
+    # Scale says nothing; the sign does.
+    assert similarities(one, 7 * one, hand)["ssim_signed"] == pytest.approx(1)
+    flipped = similarities(one, -one, hand)
+    assert flipped["spearman_signed"] == pytest.approx(-1)
+    assert flipped["ssim_absolute"] == pytest.approx(1)
+
+
+def test_what_cannot_be_compared_is_refused(disc_network: nn.Module) -> None:
+    image = torch.zeros(1, 1, 24, 24)
+    with pytest.raises(AttributionError, match="30 pixels"):
+        randomise_parameters(gradient, disc_network, image, SEX, np.zeros((24, 24), dtype=np.bool_))
+    with pytest.raises(AttributionError, match="mask of shape"):
+        randomise_parameters(gradient, disc_network, image, SEX, HAND[1:])
