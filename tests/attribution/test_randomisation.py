@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from boneage_xai.attribution.interface import AttributedMap, AttributionSettings
 from boneage_xai.attribution.methods import gradient
 from boneage_xai.attribution.randomisation import (
+    Randomisation,
     randomise_parameters,
     similarities,
     top_down,
@@ -55,21 +55,20 @@ def test_an_edge_detector_is_flagged_and_the_gradient_is_not(
     assert not any(module._forward_hooks for module in disc_network.modules())
 
 
-def test_a_copy_whose_sign_the_weights_decide_is_flagged(
-    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
-) -> None:
-    flips = iter([1, 1, -1] * 10)
-
-    def flipped(*arguments: Any) -> AttributedMap:
-        found = edges(*arguments)
-        return AttributedMap(np.float32(next(flips)) * np.square(found.map_months), 0.0)
-
-    result = randomise_parameters(
-        flipped, disc_network, disc_cases[0][:1], SEX, HAND, n_depths=1, n_seeds=2
+def test_copies_of_either_sign_do_not_cancel() -> None:
+    table = pd.DataFrame(
+        {
+            "map": "method",
+            "depth": [1, 2, 1, 2],
+            "spearman_signed": [0.9, 0.8, 0.9, -0.6],
+            "spearman_absolute": [0.9, 0.2, 0.9, 0.0],
+        }
     )
-    signed = result.table.query("map == 'method'")["spearman_signed"].to_numpy()
-    assert signed == pytest.approx([1, -1])
+    result = Randomisation(table, threshold=0.5)
+    assert result.at_full_depth() == pytest.approx(0.7)
     assert result.too_similar is True
+    constant = table.assign(spearman_signed=np.nan, spearman_absolute=np.nan)
+    assert Randomisation(constant, threshold=0.5).too_similar is None
 
 
 def test_the_same_seed_gives_the_same_table(
