@@ -15,11 +15,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 out = Console()
 err = Console(stderr=True)
@@ -67,11 +69,28 @@ class Bar:
 
     def __init__(self, progress: Progress, description: str) -> None:
         self._progress = progress
-        self._task = progress.add_task(description, total=None)
+        self._task = progress.add_task(description, total=None, before=0)
+        self._begun = False
 
     def __call__(self, done: int, total: int) -> None:
-        """Move the bar."""
+        """Move the bar; what the first call says was done before is not held to be fast."""
+        if not self._begun:
+            self._begun = True
+            self._progress.reset(self._task, total=total, completed=done, before=done)
         self._progress.update(self._task, completed=done, total=total)
+
+
+class _TimeLeft(ProgressColumn):
+    """Time left by the average speed since the first step, since steps may come in bursts."""
+
+    def render(self, task: Task) -> Text:
+        """Return hours, minutes and seconds."""
+        done = task.completed - task.fields["before"]
+        if task.elapsed is None or task.total is None or done <= 0:
+            return Text("-:--:--", style="progress.remaining")
+        seconds = int(task.elapsed * (task.total - task.completed) / done)
+        left = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        return Text(left, style="progress.remaining")
 
 
 @contextmanager
@@ -82,7 +101,7 @@ def bars(*descriptions: str, quiet: bool = False) -> Iterator[tuple[Bar, ...]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _TimeLeft(),
         console=err,
         disable=quiet,
     )

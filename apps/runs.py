@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,6 +22,9 @@ from apps.options import (
 from apps.sources import one_cohort
 from boneage_xai.errors import ConfigError
 from boneage_xai.types import Radiograph, Sex
+
+if TYPE_CHECKING:
+    from boneage_xai.attribution.work.engines import Engine
 
 
 def evaluate(
@@ -163,8 +166,30 @@ def attribute(
         int | None, typer.Option(help="At most so many cases, evenly over sex and age.", min=1)
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace earlier attributions.")
+        bool, typer.Option("--replace", help="Replace earlier attributions, also unfinished ones.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with an attribution that was interrupted or killed; the result is the "
+            "same. Without one, begin.",
+        ),
+    ] = False,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="ray: a worker per GPU, or per share of the cores (see --ray-address)."),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Ray cluster; its machines must share the file system. [default: this machine]",
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(help="Workers at most. [default: as many as fit]", min=1)
+    ] = None,
     split: SplitOption = "held-out",
     column: ColumnOption = None,
     skip_problems: SkipOption = False,
@@ -173,6 +198,8 @@ def attribute(
     """Explain predictions: signed maps in months, activation maps, months per region.
 
     Example: boneage-xai attribute runs/cpu-small --data ~/rsna --out analyses/cpu-small --limit 100
+
+    Killed at any moment, it goes on with the same command and --resume.
     """
     from boneage_xai.analysis.run_analysis import attribute_run, prepare_run
     from boneage_xai.attribution.interface import AttributionSettings
@@ -191,6 +218,8 @@ def attribute(
         precision=precision,
         n_references=references,
     )
+    if engine == "local" and (ray_address, ray_workers) != (None, None):
+        raise ConfigError("--ray-address, --ray-workers: expected --engine ray, found local")
     trained = load_run(run, device())
     chosen, left_out = one_cohort(data, column, skip_problems, trained.manifest.data.cohort)
     with bars("Decoding", "Attributing") as (decoding, attributing):
@@ -211,6 +240,9 @@ def attribute(
             settings=settings,
             limit=limit,
             replace=replace,
+            resume=resume,
+            engine=_ray_engine(ray_address, ray_workers) if engine == "ray" else None,
+            on_complete=lambda: note(f"{out}: this attribution is complete already"),
             progress=attributing,
         )
     summary = folder.manifest["steps"]["attribute"]
@@ -226,3 +258,9 @@ def attribute(
                 f"{name}: {left} of {summary['n']} cases keep a larger gap than allowed with "
                 f"{max_nodes} nodes; they are marked"
             )
+
+
+def _ray_engine(address: str | None, workers: int | None) -> Engine:
+    from boneage_xai.attribution.work.ray_engine import RayEngine
+
+    return RayEngine(address, workers)

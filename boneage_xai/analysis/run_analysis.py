@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +22,13 @@ from boneage_xai.attribution.baselines import (
 from boneage_xai.attribution.batch import attribute_cohort
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.methods import PATH_METHODS
+from boneage_xai.attribution.work.engines import Engine
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
+from boneage_xai.data.preprocess import SourceMap
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.models.checkpoint import TrainedRun, read_splits
 from boneage_xai.predict import Progress, predict_cohort
-from boneage_xai.regions.label_maps import read_region_map, regions_on_input
+from boneage_xai.regions.label_maps import read_region_map, region_maps_id, regions_on_input
 from boneage_xai.store import (
     AnalysisFolder,
     check_same_analysis,
@@ -236,6 +238,9 @@ def attribute_run(
     settings: AttributionSettings | None = None,
     limit: int | None = None,
     replace: bool = False,
+    resume: bool = False,
+    engine: Engine | None = None,
+    on_complete: Callable[[], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AnalysisFolder:
     """Explain the predictions of a run and write maps, activations and region tables.
@@ -248,14 +253,18 @@ def attribute_run(
         settings: of the methods.
         limit: at most so many cases, chosen evenly over sex and age.
         replace: whether an earlier attribution in ``out`` gives way.
-        progress: called with (done, total) cases.
+        resume: whether an unfinished attribution goes on; a complete one stays as it is.
+        engine: what computes; None computes in this process.
+        on_complete: called where a resume finds all done.
+        progress: called with (done, total) cases, at first with those done before.
 
     Returns:
         The analysis folder with ``attributions.zarr`` and ``attributions.parquet``, and
         ``regions.parquet`` where cases have region maps.
 
     Raises:
-        ConfigError: unknown method or layer, or attributions that are there already.
+        ConfigError: unknown method or layer, attributions that are there already or unfinished,
+            or a resume that does not fit them.
         ReportError: ``out`` holds another analysis.
     """
     settings = settings or AttributionSettings()
@@ -265,15 +274,20 @@ def attribute_run(
     cache = prepared.cache
     mean_image, references = _references(prepared, settings, methods)
 
-    def regions_of(case_id: str) -> RegionMap | None:
-        file = cohort[case_id].region_file
-        if file is None:
-            return None
-        size_px = prepared.run.preprocessing.size_px
-        return regions_on_input(read_region_map(file), cache.source_map(case_id), size_px)
+    files = {case.case_id: case.region_file for case in cohort if case.region_file is not None}
+    size_px = prepared.run.preprocessing.size_px
+    regions_of = _RegionMaps(files, {one: cache.source_map(one) for one in files}, size_px)
+    extra: dict[str, Any] = {"settings": settings.model_dump(mode="json"), "limit": limit}
+    if references is not None:
+        extra["references"] = {"girls": len(references.girls), "boys": len(references.boys)}
+
+    def record(summary: dict[str, Any]) -> None:
+        AnalysisFolder.add_step(
+            out, run=run, data=data, step="attribute", detail={**summary, **extra}
+        )
 
     case_ids = [case.case_id for case in cohort]
-    summary = attribute_cohort(
+    found = attribute_cohort(
         prepared.run.network,
         case_ids=case_ids,
         pixels=cache.pixels,
@@ -285,14 +299,33 @@ def attribute_run(
         settings=settings,
         mean_image=mean_image,
         references=references,
-        regions_of=regions_of,
+        regions_of=regions_of if files else None,
+        regions_id=region_maps_id(files) if files else None,
         replace=replace,
+        resume=resume,
+        engine=engine,
+        # Recorded before the results, so that a kill between them leaves a folder to go on in.
+        record=record,
         progress=progress,
     )
-    detail = {**summary, "settings": settings.model_dump(mode="json"), "limit": limit}
-    if references is not None:
-        detail["references"] = {"girls": len(references.girls), "boys": len(references.boys)}
-    return AnalysisFolder.add_step(out, run=run, data=data, step="attribute", detail=detail)
+    if found.get("already_complete") and on_complete is not None:
+        on_complete()
+    return AnalysisFolder.open(out)
+
+
+@dataclass(frozen=True, eq=False)
+class _RegionMaps:
+    """Reads region maps on the input grid, also in another process."""
+
+    files: Mapping[str, Path]
+    source_maps: Mapping[str, SourceMap]
+    size_px: int
+
+    def __call__(self, case_id: str) -> RegionMap | None:
+        if case_id not in self.files:
+            return None
+        found = read_region_map(self.files[case_id])
+        return regions_on_input(found, self.source_maps[case_id], self.size_px)
 
 
 def _references(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +19,10 @@ from boneage_xai.attribution.path_integration import (
     half_budget_bytes,
     integrate_batch,
 )
-from boneage_xai.attribution.precision import GATE_CASES, Precision, choose_precision
-from boneage_xai.attribution.prepared import PreparedNetwork, prepare
+from boneage_xai.attribution.precision import GATE_CASES, GateFigures, Precision, choose_precision
+from boneage_xai.attribution.prepared import PreparedNetwork, in_bfloat16, prepare, prepare_as
 from boneage_xai.attribution.quadrature import BULK, FEWEST_NODES, RULE
-from boneage_xai.errors import ConfigError
+from boneage_xai.errors import AttributionError, ConfigError
 from boneage_xai.types import FloatImage
 
 # Gradients in bfloat16 carry a gap of their own that more nodes hardly lower.
@@ -58,6 +58,56 @@ class Integrator:
             "batch_size": self.batch_size,
             **self.precision.record(),
         }
+
+    def decisions(self) -> dict[str, Any]:
+        """Return what was measured and decided, for :func:`restore_integrator`."""
+        return {
+            "folded": self.prepared.folded,
+            "parity_months": self.prepared.parity_months,
+            "note": self.prepared.note,
+            "batch_size": self.batch_size,
+            **self.precision.record(),
+        }
+
+
+def restore_integrator(
+    network: nn.Module,
+    decisions: Mapping[str, Any],
+    settings: AttributionSettings,
+    *,
+    mean_image: FloatImage | None = None,
+    references: SameSexReferences | None = None,
+) -> Integrator:
+    """Prepare a network exactly as it was decided before, measuring nothing again.
+
+    Args:
+        network: as for :func:`make_integrator`.
+        decisions: of that integrator, also after a way through JSON.
+        settings: the same.
+        mean_image: the same.
+        references: the same.
+
+    Raises:
+        AttributionError: a network that cannot be prepared so.
+    """
+    prepared = prepare_as(
+        network, decisions["folded"], decisions["parity_months"], decisions["note"]
+    )
+    half = in_bfloat16(prepared) if decisions["precision"] == "bfloat16" else None
+    if half is None and decisions["precision"] == "bfloat16":
+        raise AttributionError(
+            f"{type(network).__name__}: expected a backbone for bfloat16 as before, found none"
+        )
+    gate = decisions["gate"]
+    precision = Precision(
+        decisions["precision"],
+        decisions["reason"],
+        half,
+        None if gate is None else GateFigures(**gate),
+    )
+    return Integrator(
+        prepared, precision, decisions["batch_size"], settings, mean_image, references
+    )
 
 
 def make_integrator(

@@ -114,6 +114,31 @@ def prepare(network: nn.Module, images: Tensor, is_male: Tensor) -> PreparedNetw
     )
 
 
+def prepare_as(network: nn.Module, folded: int, parity_months: float, note: str) -> PreparedNetwork:
+    """Prepare a network as :func:`prepare` once decided to, without checking again.
+
+    Args:
+        network: as for :func:`prepare`; not touched.
+        folded: how many BatchNorms were folded then.
+        parity_months: what was measured then.
+        note: what was said then.
+
+    Raises:
+        AttributionError: a network that cannot be copied, or that folds otherwise.
+    """
+    with torch.inference_mode(False):
+        duplicate = frozen_copy(network)
+        pairs = _foldable_pairs(duplicate)[0] if folded else []
+        if len(pairs) != folded:
+            raise AttributionError(
+                f"{type(network).__name__}: expected {folded} BatchNorms to fold as before, "
+                f"found {len(pairs)}"
+            )
+        for convolution, norm in pairs:
+            _fold(duplicate, convolution, norm)
+        return PreparedNetwork(_channels_last(duplicate), folded, parity_months, note)
+
+
 def in_bfloat16(prepared: PreparedNetwork) -> nn.Module | None:
     """Return a copy whose backbone computes in bfloat16 and whose head in float32.
 

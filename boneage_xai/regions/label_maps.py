@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,6 +64,31 @@ def regions_on_input(region_map: RegionMap, source_map: SourceMap, size_px: int)
     """
     labels = warp_labels(region_map.labels, source_map, size_px)
     return RegionMap(labels, dict(region_map.names))
+
+
+def region_maps_id(files: Mapping[str, Path]) -> str:
+    """Return a hash of region maps by their names, sizes and times, without reading them.
+
+    Args:
+        files: label image by case id.
+
+    Returns:
+        32 hexadecimal digits; moving the whole folder changes nothing.
+    """
+    total = hashlib.sha256()
+    named = [*files.items(), *((NAMES_FILE, one / NAMES_FILE) for one in _folders(files))]
+    for key, file in named:
+        try:
+            stat = file.stat()
+            seen = (stat.st_size, stat.st_mtime_ns)
+        except OSError:
+            seen = (-1, -1)
+        total.update(json.dumps([key, file.name, *seen]).encode())
+    return total.hexdigest()[:32]
+
+
+def _folders(files: Mapping[str, Path]) -> list[Path]:
+    return list(dict.fromkeys(file.parent for file in files.values()))
 
 
 def _read_labels(png: Path) -> LabelImage:
