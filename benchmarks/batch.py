@@ -1,4 +1,4 @@
-"""How close attributing a cohort comes to the engine's own speed, and that no kill changes a result.
+"""How near attributing a cohort comes to the engine's speed, and that no kill changes a result.
 
 Two arms, each in a process of its own, interleaved: ``cohort`` attributes a cohort into an analysis
 folder (cache → blocks → Zarr and tables on disk), ``memory`` explains the same images in memory.
