@@ -127,7 +127,10 @@ def attribute(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", help="Attribution method, repeatable. [default: integrated_gradients]"
+            "--method",
+            help="Attribution method, repeatable: integrated_gradients, expected_gradients, "
+            "guided_ig, occlusion, gradient, smoothgrad, input_x_gradient, grad_cam, "
+            "layer_cam. [default: integrated_gradients]",
         ),
     ] = None,
     layer: Annotated[
@@ -137,8 +140,8 @@ def attribute(
     baseline: Annotated[
         Literal["black", "blurred", "mean", "expected"],
         typer.Option(
-            help="Image that Integrated Gradients starts from; `expected` averages over training "
-            "cases of the same sex."
+            help="Image that Integrated Gradients, Guided IG and occlusion compare with; "
+            "`expected` (Integrated Gradients only) averages over training cases of the same sex."
         ),
     ] = "black",
     tolerance_months: Annotated[

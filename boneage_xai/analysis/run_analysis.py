@@ -21,7 +21,7 @@ from boneage_xai.attribution.baselines import (
 )
 from boneage_xai.attribution.batch import attribute_cohort
 from boneage_xai.attribution.interface import AttributionSettings
-from boneage_xai.attribution.methods import PATH_METHODS
+from boneage_xai.attribution.methods import BASELINE_METHODS, PATH_METHODS
 from boneage_xai.attribution.work.engines import Engine
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
 from boneage_xai.data.preprocess import SourceMap
@@ -333,6 +333,13 @@ def _references(
 ) -> tuple[FloatImage | None, SameSexReferences | None]:
     """Return the mean training image and the same-sex references, each where it is needed."""
     needed = {PATH_METHODS[name](settings).baseline for name in methods if name in PATH_METHODS}
+    if BASELINE_METHODS & set(methods):
+        if settings.baseline == "expected":
+            raise ConfigError(
+                "baseline 'expected': expected Integrated or expected gradients alone, found "
+                f"{', '.join(sorted(BASELINE_METHODS & set(methods)))}, which compare with one image"
+            )
+        needed.add(settings.baseline)
     cache, ids = prepared.cache, prepared.train_ids
     for baseline in ("mean", "expected"):
         if baseline in needed and not ids:

@@ -70,6 +70,23 @@ def baseline_images(
     return _like(_of_shape(mean_image[None], image, "mean"), image)
 
 
+def single_baseline(
+    settings: AttributionSettings, image: Tensor, mean_image: FloatImage | None, method: str
+) -> Tensor:
+    """Return the baseline (1, 1, H, W) of a method that compares with one image.
+
+    Raises:
+        ConfigError: the baseline ``expected``, or ``mean`` without a mean image.
+        AttributionError: a mean image of another shape.
+    """
+    if settings.baseline == "expected":
+        raise ConfigError(
+            f"{method}: expected a baseline that is one image (black, blurred or mean), "
+            "found 'expected', which is an average over many"
+        )
+    return baseline_images(settings, image, mean_image)
+
+
 def draw_references(
     pixels: npt.NDArray[np.uint8],
     rows: Sequence[int] | npt.NDArray[np.integer[Any]],

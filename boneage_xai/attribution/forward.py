@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -75,6 +76,25 @@ def months(network: nn.Module, image: Tensor, is_male: Tensor) -> Tensor:
             f"network: expected months of shape ({image.shape[0]},), found {found}"
         )
     return output
+
+
+def prediction_of(network: nn.Module, image: Tensor, is_male: Tensor) -> float:
+    """Predict one image and refuse what no map could explain.
+
+    Args:
+        network: called as ``network(image, is_male)``; left as it was found.
+        image: (1, 1, H, W) in [0, 1].
+        is_male: (1,) 0 or 1.
+
+    Raises:
+        AttributionError: wrong shapes, or a prediction that is no finite number.
+    """
+    check_single(image, is_male)
+    with untouched(network), torch.no_grad():
+        value = float(months(network, image.detach().clone(), is_male.detach().clone()).double())
+    if not math.isfinite(value):
+        raise AttributionError(f"network: expected finite months, found {value}")
+    return value
 
 
 def sex_effects(network: nn.Module, images: Tensor, is_male: Tensor) -> list[float]:

@@ -20,11 +20,11 @@ class AttributionSettings(BaseModel):
     """Settings of the attribution methods; each method reads those that concern it.
 
     Args:
-        baseline: image that integrated gradients starts from: ``black`` (0 everywhere,
-            before the network's normalisation), ``blurred`` (the image itself under a
+        baseline: image that methods compare with (Integrated and Guided Integrated Gradients,
+            DeepLIFT, occlusion): ``black`` (0 everywhere, before the network's normalisation), ``blurred`` (the image itself under a
             heavy Gaussian), ``mean`` (the training mean image, given by the caller),
             ``expected`` (the average over reference images of the same sex, given by the
-            caller: expected gradients).
+            caller: expected gradients only).
         gap_tolerance_months: nodes are added until the completeness gap is at most this …
         gap_tolerance_fraction: … or this fraction of the difference between the predictions
             at image and baseline, whichever is larger.
@@ -39,6 +39,20 @@ class AttributionSettings(BaseModel):
         reference_seed: of their draw.
         blur_sigma_fraction: standard deviation of the Gaussian of ``blurred``, as a
             fraction of the image's longer side.
+        noise_fraction: standard deviation of SmoothGrad's noise, as a fraction of the image's
+            range (brightest minus darkest pixel).
+        noise_samples: noisy copies that SmoothGrad averages over.
+        noise_seed: of their draw, which is the same for every case.
+        guided_steps: steps of the path of Guided Integrated Gradients, a gradient each.
+        guided_fraction: share of the pixels, those of the smallest gradients, that move first.
+        guided_distance: how far a pixel may be ahead of the straight path or behind it, as a
+            fraction of the way.
+        cam_layer: layer of Grad-CAM and LayerCAM, a name as in ``network.named_modules()``;
+            None takes the last convolutional stage.
+        patch_fraction: side of occlusion's square patch, as a fraction of the image's longer
+            side.
+        stride_fraction: step from patch to patch likewise, at most ``patch_fraction`` so that
+            every pixel is covered.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,12 +67,30 @@ class AttributionSettings(BaseModel):
     n_references: int = Field(default=16, ge=1)
     reference_seed: int = Field(default=0, ge=0)
     blur_sigma_fraction: float = Field(default=0.1, gt=0, le=1)
+    noise_fraction: float = Field(default=0.1, ge=0, le=1)
+    noise_samples: int = Field(default=32, ge=1)
+    noise_seed: int = Field(default=0, ge=0)
+    guided_steps: int = Field(default=100, ge=1)
+    guided_fraction: float = Field(default=0.25, gt=0, le=1)
+    guided_distance: float = Field(default=0.02, ge=0, le=1)
+    cam_layer: str | None = None
+    patch_fraction: float = Field(default=0.125, gt=0, le=1)
+    stride_fraction: float = Field(default=0.0625, gt=0, le=1)
 
     @model_validator(mode="after")
     def _check_nodes(self) -> Self:
         if self.max_nodes < self.min_nodes:
             raise ValueError(
                 f"max_nodes: expected at least min_nodes ({self.min_nodes}), found {self.max_nodes}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> Self:
+        if self.stride_fraction > self.patch_fraction:
+            raise ValueError(
+                f"stride_fraction: expected at most patch_fraction ({self.patch_fraction:g}), "
+                f"found {self.stride_fraction:g}"
             )
         return self
 
@@ -78,7 +110,7 @@ class AttributedMap:
         baseline_prediction_months: the network's output for the baseline, None likewise.
         completeness_gap_months: sum of the map minus (prediction - prediction at the
             baseline), None where the method promises no completeness.
-        nodes: gradients that were computed, None for methods that integrate nothing.
+        nodes: gradients that were computed, None for methods that follow no path.
         converged: whether the gap is within the tolerance, None likewise.
         precision: in which gradients were computed, None likewise.
     """

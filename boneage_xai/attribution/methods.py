@@ -8,13 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from boneage_xai.attribution.class_activation import grad_cam, layer_cam
 from boneage_xai.attribution.forward import check_single, months, untouched
+from boneage_xai.attribution.guided_ig import guided_ig
 from boneage_xai.attribution.integrated_gradients import expected_gradients, integrated_gradients
 from boneage_xai.attribution.interface import (
     AttributedMap,
     AttributionMethod,
     AttributionSettings,
 )
+from boneage_xai.attribution.occlusion import occlusion
+from boneage_xai.attribution.smoothgrad import smoothgrad
 from boneage_xai.errors import ConfigError
 from boneage_xai.types import FloatImage
 
@@ -82,8 +86,15 @@ METHODS: dict[str, AttributionMethod] = {
     "expected_gradients": expected_gradients,
     "gradient": gradient,
     "input_x_gradient": input_x_gradient,
+    "smoothgrad": smoothgrad,
+    "guided_ig": guided_ig,
+    "grad_cam": grad_cam,
+    "layer_cam": layer_cam,
+    "occlusion": occlusion,
 }
 
+BASELINE_METHODS = frozenset({"guided_ig", "occlusion"})
+"""Methods that compare with one baseline image and run case by case."""
 
 PATH_METHODS: dict[str, Callable[[AttributionSettings], AttributionSettings]] = {
     "integrated_gradients": lambda settings: settings,
