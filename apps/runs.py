@@ -129,7 +129,7 @@ def attribute(
         typer.Option(
             "--method",
             help="Attribution method, repeatable: integrated_gradients, expected_gradients, "
-            "guided_ig, occlusion, gradient, smoothgrad, input_x_gradient, grad_cam, "
+            "guided_ig, deep_lift, occlusion, gradient, smoothgrad, input_x_gradient, grad_cam, "
             "layer_cam. [default: integrated_gradients]",
         ),
     ] = None,
@@ -140,7 +140,7 @@ def attribute(
     baseline: Annotated[
         Literal["black", "blurred", "mean", "expected"],
         typer.Option(
-            help="Image that Integrated Gradients, Guided IG and occlusion compare with; "
+            help="Image that Integrated Gradients, Guided IG, DeepLIFT and occlusion compare with; "
             "`expected` (Integrated Gradients only) averages over training cases of the same sex."
         ),
     ] = "black",

@@ -337,7 +337,7 @@ def _references(
         if settings.baseline == "expected":
             raise ConfigError(
                 "baseline 'expected': expected Integrated or expected gradients alone, found "
-                f"{', '.join(sorted(BASELINE_METHODS & set(methods)))}, which compare with one image"
+                f"{', '.join(sorted(BASELINE_METHODS & set(methods)))}, which need one image"
             )
         needed.add(settings.baseline)
     cache, ids = prepared.cache, prepared.train_ids

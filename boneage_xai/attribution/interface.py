@@ -21,10 +21,10 @@ class AttributionSettings(BaseModel):
 
     Args:
         baseline: image that methods compare with (Integrated and Guided Integrated Gradients,
-            DeepLIFT, occlusion): ``black`` (0 everywhere, before the network's normalisation), ``blurred`` (the image itself under a
-            heavy Gaussian), ``mean`` (the training mean image, given by the caller),
-            ``expected`` (the average over reference images of the same sex, given by the
-            caller: expected gradients only).
+            DeepLIFT, occlusion): ``black`` (0 everywhere, before the network's normalisation),
+            ``blurred`` (the image itself under a heavy Gaussian), ``mean`` (the training mean
+            image, given by the caller), ``expected`` (the average over reference images of the
+            same sex, given by the caller: expected gradients only).
         gap_tolerance_months: nodes are added until the completeness gap is at most this …
         gap_tolerance_fraction: … or this fraction of the difference between the predictions
             at image and baseline, whichever is larger.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from boneage_xai.attribution.class_activation import grad_cam, layer_cam
+from boneage_xai.attribution.deep_lift import deep_lift
 from boneage_xai.attribution.forward import check_single, months, untouched
 from boneage_xai.attribution.guided_ig import guided_ig
 from boneage_xai.attribution.integrated_gradients import expected_gradients, integrated_gradients
@@ -88,12 +89,13 @@ METHODS: dict[str, AttributionMethod] = {
     "input_x_gradient": input_x_gradient,
     "smoothgrad": smoothgrad,
     "guided_ig": guided_ig,
+    "deep_lift": deep_lift,
     "grad_cam": grad_cam,
     "layer_cam": layer_cam,
     "occlusion": occlusion,
 }
 
-BASELINE_METHODS = frozenset({"guided_ig", "occlusion"})
+BASELINE_METHODS = frozenset({"guided_ig", "deep_lift", "occlusion"})
 """Methods that compare with one baseline image and run case by case."""
 
 PATH_METHODS: dict[str, Callable[[AttributionSettings], AttributionSettings]] = {

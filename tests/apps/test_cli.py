@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pydicom
@@ -16,6 +17,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from apps.cli import main
+from apps.runs import attribute
+from boneage_xai.attribution.methods import METHODS
 from boneage_xai.store import read_json, write_json
 
 TINY = [
@@ -340,3 +343,12 @@ def test_the_demo_from_end_to_end(
     report = out / "analysis" / "report.html"
     assert report.stat().st_size > 100_000
     assert cli("demo", "--out", out, "--n", "50") == 0  # goes on where it stopped: at the end
+
+
+def test_help_and_docs_name_every_attribution_method() -> None:
+    option = get_type_hints(attribute, include_extras=True)["method"].__metadata__[0]
+    words = set(option.help.replace(".", ",").replace(":", ",").replace(", ", ",").split(","))
+    page = (Path(__file__).parents[2] / "docs" / "attribution.md").read_text(encoding="utf-8")
+    for name in METHODS:
+        assert name in words
+        assert f"| `{name}` |" in page
