@@ -203,14 +203,19 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name_or_path}: not valid TOML: {error}") from error
     for override in overrides:
-        _apply_override(content, override)
+        apply_override(content, override)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"recipe {name_or_path}: {first_problem(error)}") from error
 
 
-def _apply_override(content: dict[str, Any], override: str) -> None:
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Change one key of a recipe's content in place, by ``section.key=value``.
+
+    Raises:
+        ConfigError: no such form, or a section that is a value.
+    """
     key, separator, text = override.partition("=")
     *sections, last = key.strip().split(".")
     if not separator or not last:

@@ -1,0 +1,1 @@
+"""Training of the region locator from phantoms: examples, randomisation, recipe and loop."""
