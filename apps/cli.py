@@ -29,6 +29,7 @@ from apps.options import (
     SkipOption,
 )
 from apps.phantoms import intervene, phantom
+from apps.regions import regions, train_locator
 from apps.runs import attribute, evaluate, predict
 from apps.sources import one_cohort, parse_columns, say_cohorts
 from boneage_xai import __version__
@@ -201,6 +202,8 @@ app.command()(evaluate)
 app.command()(predict)
 app.command()(attribute)
 app.command()(intervene)
+app.command()(regions)
+app.command()(train_locator)
 
 
 @app.command()

@@ -168,6 +168,10 @@ def attribute(
     limit: Annotated[
         int | None, typer.Option(help="At most so many cases, evenly over sex and age.", min=1)
     ] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option("--regions", metavar="DIR", help="Region maps from `regions`."),
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace earlier attributions, also unfinished ones.")
     ] = False,
@@ -207,6 +211,7 @@ def attribute(
     from boneage_xai.analysis.run_analysis import attribute_run, prepare_run
     from boneage_xai.attribution.interface import AttributionSettings
     from boneage_xai.models.checkpoint import load_run
+    from boneage_xai.regions.cohort_regions import with_regions
 
     if min_nodes > max_nodes:
         raise ConfigError(
@@ -225,6 +230,8 @@ def attribute(
         raise ConfigError("--ray-address, --ray-workers: expected --engine ray, found local")
     trained = load_run(run, device())
     chosen, left_out = one_cohort(data, column, skip_problems, trained.manifest.data.cohort)
+    if regions is not None:
+        chosen = with_regions(chosen, regions)
     with bars("Decoding", "Attributing") as (decoding, attributing):
         prepared = prepare_run(
             trained,

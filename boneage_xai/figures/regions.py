@@ -126,7 +126,7 @@ def region_outlines(
     figure = new_figure(6.2 * min(picture.shape[0] / picture.shape[1], 1.15) + 0.2)
     axes = figure.add_subplot()
     draw_radiograph(axes, picture)
-    colours = _region_colours(len(present))
+    colours = region_colours(len(present))
     for number, (value, colour) in enumerate(zip(present, colours, strict=True), start=1):
         mask = (values == value).astype(np.float64)
         # A frame of zeros closes the outline of a region that touches the border.
@@ -162,7 +162,7 @@ def region_outlines(
     return figure
 
 
-def _region_colours(count: int) -> list[str]:
+def region_colours(count: int) -> list[str]:
     """Return bright colours for outlines on black; numbers tell regions apart beyond twelve."""
     base = [
         *("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#33D6A6", "#FF7A33"),

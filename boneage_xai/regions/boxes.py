@@ -89,7 +89,12 @@ def region_boxes(
         height = max(main[1], 0.5 * minor[1]) + 0.5 * min(minor[1], main[1])
         boxes.append(
             LocatedRegion(
-                region, finger, float(x), float(y), float(width), float(height),
+                region,
+                finger,
+                float(x),
+                float(y),
+                float(width),
+                float(height),
                 float(confidence[row]),
             )
         )

@@ -122,7 +122,7 @@ def _without_broken_fingers(
             if not (kept[before] and kept[joint] and kept[after]):
                 continue
             inner, outer = seen[joint] - seen[before], seen[after] - seen[joint]
-            lengths = np.linalg.norm(inner), np.linalg.norm(outer)
+            lengths = float(np.linalg.norm(inner)), float(np.linalg.norm(outer))
             cosine = inner @ outer / max(lengths[0] * lengths[1], 1e-9)
             ratio = lengths[1] / max(lengths[0], 1e-9)
             # From the wrist to a knuckle lies more than one bone.

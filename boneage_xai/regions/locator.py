@@ -182,9 +182,7 @@ def _inside(points: npt.NDArray[np.float64], source: SourceMap) -> npt.NDArray[n
     return np.asarray(((points >= 0) & (points <= (width, height))).all(axis=1))
 
 
-def _label(
-    classes: Tensor, source: SourceMap, boxes: tuple[LocatedRegion, ...]
-) -> RegionMap:
+def _label(classes: Tensor, source: SourceMap, boxes: tuple[LocatedRegion, ...]) -> RegionMap:
     """Return the label of every source pixel: bones and tissue as segmented, joints as boxed."""
     size = source.size_px * _FINER
     shares = F.interpolate(classes[None], size=(size, size), mode="bilinear")[0].numpy()

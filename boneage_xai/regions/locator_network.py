@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boneage_xai import anatomy
 from boneage_xai.anatomy import DIP, FINGERS, MCP, PIP, RADIUS, REGION_NAMES, ULNA
 
 WRIST = "wrist"
@@ -148,6 +147,3 @@ def _convolution(before: int, after: int, stride: int = 1) -> nn.Sequential:
         nn.BatchNorm2d(after),
         nn.ReLU(inplace=True),
     )
-
-
-BACKGROUND_CLASS = CLASSES.index(anatomy.BACKGROUND)

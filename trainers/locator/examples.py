@@ -64,7 +64,7 @@ def read_examples(folder: Path, progress: Callable[[int, int], None] | None = No
         for array, name in ((images, IMAGE_FOLDER), (labels, LABEL_FOLDER)):
             file = folder / name / f"{case.case_id}.png"
             array[row][inside] = _read(file, (hand.height_px, hand.width_px))
-        points[row] = (_points(hand) + (left, top)) / side
+        points[row] = (_points(hand) + np.array([left, top])) / side
         if progress is not None:
             progress(row + 1, len(cases))
     return Examples(images, labels, points)

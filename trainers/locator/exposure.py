@@ -18,9 +18,7 @@ _STRETCH = (0.01, 0.99)
 _STRETCH_SAMPLE = 7
 
 
-def expose(
-    placed: Placed, settings: RandomisationSettings, generator: torch.Generator
-) -> Tensor:
+def expose(placed: Placed, settings: RandomisationSettings, generator: torch.Generator) -> Tensor:
     """Return (N, 1, S, S) images in [0, 1] as other machines, hands and scanners would give.
 
     Args:
@@ -42,9 +40,7 @@ def expose(
     shade = F.interpolate(shade, size=(size, size), mode="bicubic", align_corners=False)
     images = images * (1 + each(0, settings.shading) * shade)
     bright = each(0.3, 1.0) * some(settings.bright_air_share)
-    images = torch.where(
-        (bright > 0) & (placed.air > 0.5), bright - 0.3 * images, images
-    )
+    images = torch.where((bright > 0) & (placed.air > 0.5), bright - 0.3 * images, images)
     if settings.sharpen:
         wide = _blurred(images, float(torch.rand(1, generator=generator)) * 0.02 * size + 0.6)
         images = images + some(0.4) * each(0, settings.sharpen) * (images - wide)
@@ -133,9 +129,7 @@ def _cover_with_plate(
     return torch.where(covered, torch.where(dark, 0.05 * grey, grey), images)
 
 
-def _occlude(
-    images: Tensor, settings: RandomisationSettings, generator: torch.Generator
-) -> Tensor:
+def _occlude(images: Tensor, settings: RandomisationSettings, generator: torch.Generator) -> Tensor:
     """Lay rectangles and bars over some images: markers, letters, casts, labels."""
     n, _, size, _ = images.shape
     images = images.clone()
@@ -160,9 +154,7 @@ def _occlude(
     return images
 
 
-def _coarsen(
-    images: Tensor, settings: RandomisationSettings, generator: torch.Generator
-) -> Tensor:
+def _coarsen(images: Tensor, settings: RandomisationSettings, generator: torch.Generator) -> Tensor:
     """Lose resolution, a quarter of the batch by one amount."""
     size = images.shape[-1]
     parts = []
@@ -213,7 +205,5 @@ def _blurred(images: Tensor, sd_px: float) -> Tensor:
     """Return images blurred by two box filters, nearly a Gaussian of this spread."""
     side = max(3, 2 * round(sd_px * math.sqrt(1.5)) + 1)
     for _ in range(2):
-        images = F.avg_pool2d(
-            images, side, stride=1, padding=side // 2, count_include_pad=False
-        )
+        images = F.avg_pool2d(images, side, stride=1, padding=side // 2, count_include_pad=False)
     return images

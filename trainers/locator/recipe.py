@@ -118,9 +118,7 @@ class LocatorRecipe(_Settings):
     training: LocatorTrainingSettings
 
 
-def load_locator_recipe(
-    path: Path | None = None, overrides: Sequence[str] = ()
-) -> LocatorRecipe:
+def load_locator_recipe(path: Path | None = None, overrides: Sequence[str] = ()) -> LocatorRecipe:
     """Load the shipped recipe, or one's own.
 
     Args:

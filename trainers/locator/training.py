@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from boneage_xai.anatomy import BACKGROUND, MARKER, SOFT_TISSUE
 from boneage_xai.models.precision import computes_bfloat16_fast
-from boneage_xai.regions.locator_network import (
-    HEATMAP_STRIDE,
-    SEGMENTATION_STRIDE,
-    LocatorNetwork,
-)
+from boneage_xai.regions.locator_network import CLASSES, SEGMENTATION_STRIDE, LocatorNetwork
 from trainers.locator.examples import Examples
 from trainers.locator.exposure import expose, without_hand
 from trainers.locator.placement import draw_placement, happens, place
@@ -25,6 +23,7 @@ from trainers.locator.recipe import LocatorRecipe, LocatorTrainingSettings, Rand
 StepReport = Callable[[dict[str, float]], None]
 
 _REPORT_EVERY = 100
+_CLASS_WEIGHTS = {BACKGROUND: 0.4, SOFT_TISSUE: 0.6, MARKER: 2.0}
 
 
 def fit(
@@ -68,15 +67,14 @@ def fit(
     rows = _row_batches(rng, len(examples), settings.batch_size)
     for stage in settings.stages:
         for _ in range(stage.steps):
-            batch = draw_batch(
-                examples, next(rows), stage.size_px, recipe.randomisation, generator
-            )
+            batch = draw_batch(examples, next(rows), stage.size_px, recipe.randomisation, generator)
             with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
                 scores = network(batch[0].contiguous(memory_format=torch.channels_last))
             place_loss = landmark_loss(scores[0], scores[1], batch[1], settings)
             class_loss = F.cross_entropy(scores[2].float(), batch[2], weight=_class_weights())
             optimiser.zero_grad(set_to_none=True)
-            (place_loss + settings.segmentation_weight * class_loss).backward()
+            loss = place_loss + settings.segmentation_weight * class_loss
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
             optimiser.step()
             schedule.step()
@@ -88,9 +86,9 @@ def fit(
                     {
                         "step": step,
                         "size_px": stage.size_px,
-                        "landmark_loss": sums[0] / _REPORT_EVERY,
-                        "segmentation_loss": sums[1] / _REPORT_EVERY,
-                        "learning_rate": schedule.get_last_lr()[0],
+                        "landmark_loss": float(sums[0] / _REPORT_EVERY),
+                        "segmentation_loss": float(sums[1] / _REPORT_EVERY),
+                        "learning_rate": float(schedule.get_last_lr()[0]),
                         "seconds": time.perf_counter() - started,
                     }
                 )
@@ -100,7 +98,7 @@ def fit(
 
 def draw_batch(
     examples: Examples,
-    rows: np.ndarray,
+    rows: npt.NDArray[np.intp],
     size_px: int,
     settings: RandomisationSettings,
     generator: torch.Generator,
@@ -152,7 +150,7 @@ def landmark_loss(
         points: (N, L, 2) landmarks in shares of the side; NaN where there is none.
         settings: spread of the target.
     """
-    n, landmarks, height, width = places.shape
+    height, width = places.shape[2:]
     inside = ((points >= 0) & (points < 1)).all(dim=2)
     scores = torch.cat([places.float().flatten(2), absence.float()[:, :, None]], dim=2)
     x = torch.arange(width, dtype=torch.float32) + 0.5
@@ -162,20 +160,17 @@ def landmark_loss(
     down = torch.exp(-0.5 * ((y - at[:, :, 1:]) / settings.landmark_sd).square())
     gaussian = (down[:, :, :, None] * across[:, :, None, :]).flatten(2)
     gaussian = gaussian / gaussian.sum(dim=2, keepdim=True).clamp_min(1e-6)
-    target = torch.cat(
-        [gaussian * inside[:, :, None], (~inside).float()[:, :, None]], dim=2
-    )
+    target = torch.cat([gaussian * inside[:, :, None], (~inside).float()[:, :, None]], dim=2)
     return -(target * scores.log_softmax(dim=2)).sum(dim=2).mean()
 
 
 def _class_weights() -> Tensor:
     """Return weights by which rare classes count more: background and soft tissue least."""
-    weights = torch.ones(11)
-    weights[0], weights[1], weights[-1] = 0.4, 0.6, 2.0
-    return weights
+    return torch.tensor([_CLASS_WEIGHTS.get(name, 1.0) for name in CLASSES])
 
 
-def _row_batches(rng: np.random.Generator, n: int, size: int):  # type: ignore[no-untyped-def]
+def _row_batches(rng: np.random.Generator, n: int, size: int) -> Iterator[npt.NDArray[np.intp]]:
+    """Yield sorted rows of a batch, in a new random order each time all were drawn."""
     size = min(size, n)
     while True:
         order = rng.permutation(n)

@@ -1,0 +1,129 @@
+"""The commands on hand regions: finding them, and training the locator that finds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apps.console import bars, note, say, say_json
+from apps.options import ColumnOption, JsonOption, SkipOption
+from apps.sources import one_cohort
+from boneage_xai.types import Radiograph
+
+_MOST_SHOWN = 24
+
+
+def regions(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="Folder, label table, or a single radiograph."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder.")],
+    own: Annotated[
+        Path | None,
+        typer.Option(
+            "--own",
+            metavar="DIR",
+            help="Your own boxes or masks (Pascal VOC, LabelMe, COCO, PNG with labels.json); "
+            "they win over the locator.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A locator of your own, from train-locator."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many cases, the first ones.", min=1)
+    ] = None,
+    column: ColumnOption = None,
+    skip_problems: SkipOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find joints, carpus, forearm bones and marker on hand radiographs.
+
+    Example: boneage-xai regions ~/rsna --out rsna-regions
+    """
+    from boneage_xai.data.radiograph import IMAGE_SUFFIXES
+    from boneage_xai.figures.located import LocatedCase, located_sheet
+    from boneage_xai.figures.style import figure_bytes
+    from boneage_xai.regions.cohort_regions import write_regions
+    from boneage_xai.regions.locator import HandRegions
+    from boneage_xai.regions.user_regions import read_user_regions
+    from boneage_xai.store import write_bytes
+
+    if source.is_file() and source.suffix.lower() in IMAGE_SUFFIXES:
+        images = [(source.stem, source)]
+    else:
+        chosen, _ = one_cohort(source, column, skip_problems, "training")
+        images = [(case.case_id, case.image) for case in chosen]
+    images = images[:limit]
+    drawn = read_user_regions(own, [case_id for case_id, _ in images]) if own else {}
+    step = max(1, -(-len(images) // _MOST_SHOWN))
+    shown: list[LocatedCase] = []
+    without: list[str] = []
+    seen = 0
+
+    def keep(case_id: str, radiograph: Radiograph, found: HandRegions) -> None:
+        nonlocal seen
+        if not found.boxes and case_id not in drawn:
+            without.append(case_id)
+        if seen % step == 0:
+            case = LocatedCase(case_id, radiograph.pixels, found.labels, found.boxes)
+            shown.append(case.thinned())
+        seen += 1
+
+    with bars("Locating", quiet=as_json) as (bar,):
+        table = write_regions(
+            images, out, user_regions=drawn, weights=weights, on_located=keep, progress=bar
+        )
+    write_bytes(out / "overlay.png", figure_bytes(located_sheet(shown), dpi=150))
+    if as_json:
+        counts = {str(name): int(count) for name, count in table["region"].value_counts().items()}
+        say_json(
+            {"n": len(images), "n_own": len(drawn), "no_hand": without, "found_by_region": counts}
+        )
+        return
+    if without:
+        some = ", ".join(without[:10]) + (" …" if len(without) > 10 else "")
+        note(f"no hand found on {len(without)} of {len(images)}: {some}")
+    say(f"{len(table)} regions on {len(images)} radiographs in {out}; look at overlay.png")
+
+
+def train_locator(
+    data: Annotated[
+        Path, typer.Option("--data", metavar="PHANTOMS", help="Folder from `phantom`.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder.")],
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file. [default: the shipped recipe]")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="e.g. training.learning_rate=1e-3."),
+    ] = None,
+) -> None:
+    """Train a region locator from phantoms, for `regions --weights`.
+
+    Example: boneage-xai train-locator --data phantoms --out locator
+    """
+    from trainers.locator.recipe import load_locator_recipe
+    from trainers.locator.run import train_locator as train
+
+    checked = load_locator_recipe(recipe, settings or [])
+    with bars("Reading phantoms") as (reading,):
+
+        def on_report(row: dict[str, float]) -> None:
+            note(
+                f"step {row['step']:.0f} at {row['size_px']:.0f} px: landmarks "
+                f"{row['landmark_loss']:.3f}, segmentation {row['segmentation_loss']:.3f} "
+                f"({row['seconds']:.0f} s)"
+            )
+
+        card = train(checked, data, out, on_read=reading, on_report=on_report)
+    figures = card["held_out_phantoms"]
+    say(
+        f"{out}: {figures['n']} held-out phantoms, {100 * figures['found']:.1f} % of landmarks "
+        f"found, {100 * figures['in_box']:.1f} % inside their boxes"
+    )
