@@ -1,0 +1,95 @@
+"""The commands on regions, end to end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from apps.cli import main
+from boneage_xai.store import read_table
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    monkeypatch.setenv("BONEAGE_XAI_CACHE", str(tmp_path_factory.getbasetemp() / "cli-cache"))
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["boneage-xai", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return run
+
+
+def test_regions_are_found_and_used_by_attribute(
+    cli: Run, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "regions"
+    assert cli("regions", phantoms, "--out", out, "--limit", 6, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["n"] == 6
+    assert summary["no_hand"] == []
+    assert summary["found_by_region"]["MCP"] >= 28
+    assert Image.open(out / "overlay.png").width > 600
+    # The map that was found differs from the drawn one, so it shows which of them was used.
+    labels = np.asarray(Image.open(out / "labels" / "1.png"))
+    drawn = np.asarray(Image.open(phantoms / "labels" / "1.png"))
+    assert labels.shape == drawn.shape
+    assert not np.array_equal(labels, drawn)
+    run = tmp_path / "run"
+    tiny = [
+        "preprocessing.size_px=48", "architecture.backbone=squeezenet1_1",
+        "training.batch_size=8", "training.epochs=1", "training.stages=[]",
+        "training.precision=float32",
+    ]  # fmt: skip
+    options = [part for pair in tiny for part in ("--set", pair)]
+    assert cli("train", "demo", "--data", phantoms, "--out", run, *options) == 0
+    analysis = tmp_path / "analysis"
+    common = ["--data", phantoms, "--split", "all", "--method", "gradient", "--out", analysis]
+    assert cli("attribute", run, *common, "--regions", out) == 0
+    table = read_table(analysis / "regions.parquet")
+    assert table["case_id"].nunique() == 6
+    share = table[(table["case_id"] == "1") & (table["region"] == "MCP")]["area_fraction"].item()
+    assert 0 < share < 0.2
+    sums = table.groupby("case_id")["area_fraction"].sum()
+    np.testing.assert_allclose(sums, 1)
+    assert cli("attribute", run, *common, "--regions", tmp_path, "--replace") == 2
+    assert "found no labels.json" in capsys.readouterr().err
+
+
+def test_a_single_radiograph_and_one_without_a_hand(
+    cli: Run, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("L", (80, 120)).save(tmp_path / "blank.png")
+    assert cli("regions", tmp_path / "blank.png", "--out", tmp_path / "out") == 0
+    assert "no hand found on 1 of 1: blank" in capsys.readouterr().err
+    assert len(read_table(tmp_path / "out" / "regions.csv")) == 0
+    assert cli("regions", tmp_path / "blank.png", "--out", tmp_path / "out") == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_train_locator_makes_weights_that_regions_takes(
+    cli: Run, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "locator"
+    small = ["--set", "training.stages=[{steps=2,size_px=64}]", "--set", "training.batch_size=4"]
+    assert cli("train-locator", "--data", phantoms, "--out", out, *small) == 0
+    assert "held-out phantoms" in capsys.readouterr().out
+    weights = out / "locator.safetensors"
+    image = phantoms / "boneage-training-dataset" / "1.png"
+    assert cli("regions", image, "--out", tmp_path / "found", "--weights", weights) == 0
+    broken = tmp_path / "broken.safetensors"
+    broken.write_text("no weights")
+    assert cli("regions", image, "--out", tmp_path / "none", "--weights", broken) == 2
+    assert "expected the locator's weights" in capsys.readouterr().err
