@@ -85,8 +85,8 @@ def region_boxes(
         x, y = points[row] + up * along + aside * across
         # Upright boxes around what is turned: half of what a turned box would reach beyond.
         main, minor = np.abs(tall * along), np.abs(wide * across)
-        width = max(minor[0], 0.5 * main[0]) + 0.5 * min(minor[0], main[0])
-        height = max(main[1], 0.5 * minor[1]) + 0.5 * min(minor[1], main[1])
+        width = max(minor[0], main[0]) + 0.5 * min(minor[0], main[0])
+        height = max(main[1], minor[1]) + 0.5 * min(minor[1], main[1])
         boxes.append(
             LocatedRegion(
                 region,

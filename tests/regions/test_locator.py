@@ -85,6 +85,26 @@ def test_turned_hands_are_found(hands: list[PhantomImage], degrees: float) -> No
         assert worst_miss(found, truth) < 1.5
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_hands_that_lie_in_quarter_turns_are_found(hands: list[PhantomImage], turns: int) -> None:
+    for hand in hands[:2]:
+        height, width = hand.pixels.shape
+        turned = np.ascontiguousarray(np.rot90(hand.pixels, turns))
+        moved = {
+            1: lambda x, y, w, h: (y, w - x),
+            2: lambda x, y, w, h: (w - x, h - y),
+            3: lambda x, y, w, h: (h - y, x),
+        }[turns]
+        truth = {key: moved(x, y, width, height) for key, (x, y) in centres(hand).items()}
+        found = look(turned)
+        assert len(found.boxes) >= N_REGIONS - 2
+        assert worst_miss(found.boxes, truth) < 1.2
+        carpals = np.argwhere(found.labels.labels == REGION_LABELS["carpals"]).mean(axis=0)
+        wrist = next(box for box in found.boxes if box.region == "wrist")
+        assert abs(carpals[1] - wrist.x_px) < wrist.width_px / 2
+        assert abs(carpals[0] - wrist.y_px) < wrist.height_px / 2
+
+
 def test_a_squashed_image_and_another_size_move_with_the_hand(hands: list[PhantomImage]) -> None:
     hand = hands[1]
     height, width = hand.pixels.shape
