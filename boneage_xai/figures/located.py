@@ -96,7 +96,7 @@ def located_sheet(cases: Sequence[LocatedCase]) -> Figure:
                     (left, top), box.width_px, box.height_px, fill=False, color="white", lw=0.7
                 )
             )
-        found = f"{len(case.boxes)} regions" if case.boxes else "no hand found"
+        found = _count(case)
         axes.set_title(f"{case.case_id}: {found}", loc="center", fontsize=8)
     handles = [
         Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor="#444444", label=name.replace("_", " "))
@@ -105,3 +105,9 @@ def located_sheet(cases: Sequence[LocatedCase]) -> Figure:
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8)
     return figure
+
+
+def _count(case: LocatedCase) -> str:
+    # A user's mask has regions and no boxes.
+    count = len(case.boxes) or len(np.setdiff1d(np.unique(case.labels.labels), [0]))
+    return f"{count} region{'' if count == 1 else 's'}" if count else "nothing found"
