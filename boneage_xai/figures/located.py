@@ -74,7 +74,9 @@ def located_sheet(cases: Sequence[LocatedCase]) -> Figure:
     rows = math.ceil(len(cases) / columns)
     names = sorted({name for case in cases for name in case.labels.names.values()})
     shown = [name for name in names if name not in (BACKGROUND, SOFT_TISSUE)]
-    colours = dict(zip(shown, region_colours(len(shown)), strict=True))
+    # White would not tint a grey picture.
+    tints = [colour for colour in region_colours(2 * len(shown) + 1) if colour != "#FFFFFF"]
+    colours = dict(zip(shown, tints, strict=False))
     figure = new_figure(rows * (1.3 * WIDTH_INCHES / columns + 0.2) + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.ravel():
