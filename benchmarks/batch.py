@@ -56,7 +56,7 @@ def make_run(folder: Path, cases: int, size_px: int) -> tuple[Path, Path]:
         "training.epochs=1",
         "training.stages=[]",
     ]
-    settings = PhantomSettings(size_px=size_px)
+    settings = PhantomSettings(size_px=max(96, size_px))
     write_cohort(folder / "training", 20, seed=1, settings=settings, workers=1)
     write_cohort(folder / "phantoms", cases, seed=2, settings=settings, workers=1)
     cohort = select_cohort(read_source(folder / "training"))
@@ -135,6 +135,7 @@ def kill_and_compare(options: argparse.Namespace) -> None:
         work = read_json(killed / "analysis.json")["steps"]["attribute"]["work"]
         recomputed += work["blocks_computed"] - work["blocks"]
         rounds += 1
+        print(f"attribution {rounds}: identical, {kills} kills so far", flush=True)
         if kills >= options.kills:
             break
         # Done before the last kill: the next ones hit another attribution of the same.
