@@ -18,7 +18,7 @@ _MOST_SHOWN = 24
 def regions(
     source: Annotated[
         Path,
-        typer.Argument(metavar="SOURCE", help="Folder, label table, or a single radiograph."),
+        typer.Argument(metavar="SOURCE", help="Data set, folder of images, or a radiograph."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder.")],
     own: Annotated[
@@ -45,7 +45,6 @@ def regions(
 
     Example: boneage-xai regions ~/rsna --out rsna-regions
     """
-    from boneage_xai.data.radiograph import IMAGE_SUFFIXES
     from boneage_xai.figures.located import LocatedCase, located_sheet
     from boneage_xai.figures.style import figure_bytes
     from boneage_xai.regions.cohort_regions import write_regions
@@ -53,8 +52,8 @@ def regions(
     from boneage_xai.regions.user_regions import read_user_regions
     from boneage_xai.store import write_bytes
 
-    if source.is_file() and source.suffix.lower() in IMAGE_SUFFIXES:
-        images = [(source.stem, source)]
+    if (bare := _bare_images(source)) is not None:
+        images = bare
     else:
         chosen, _ = one_cohort(source, column, skip_problems, "training")
         images = [(case.case_id, case.image) for case in chosen]
@@ -89,6 +88,26 @@ def regions(
         some = ", ".join(without[:10]) + (" …" if len(without) > 10 else "")
         note(f"no hand found on {len(without)} of {len(images)}: {some}")
     say(f"{len(table)} regions on {len(images)} radiographs in {out}; look at overlay.png")
+
+
+def _bare_images(source: Path) -> list[tuple[str, Path]] | None:
+    """Return id and path of a radiograph, or of those in a folder of nothing but images.
+
+    No sex and no age is needed to find regions, so no table either. DICOM is left to the layouts,
+    which read ids from it.
+    """
+    from boneage_xai.data.layouts import DICOM_SUFFIXES
+    from boneage_xai.data.radiograph import IMAGE_SUFFIXES
+
+    if source.is_file():
+        return [(source.stem, source)] if source.suffix.lower() in IMAGE_SUFFIXES else None
+    if not source.is_dir():
+        return None
+    files = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+    plain = IMAGE_SUFFIXES - set(DICOM_SUFFIXES)
+    if not files or any(not path.is_file() or path.suffix.lower() not in plain for path in files):
+        return None
+    return [(path.stem, path) for path in files]
 
 
 def train_locator(

@@ -93,3 +93,10 @@ def test_train_locator_makes_weights_that_regions_takes(
     broken.write_text("no weights")
     assert cli("regions", image, "--out", tmp_path / "none", "--weights", broken) == 2
     assert "expected the locator's weights" in capsys.readouterr().err
+
+
+def test_a_folder_of_images_needs_no_table(cli: Run, phantoms: Path, tmp_path: Path) -> None:
+    folder = phantoms / "boneage-training-dataset"
+    assert cli("regions", folder, "--out", tmp_path / "out", "--limit", 2) == 0
+    labels = {path.stem for path in (tmp_path / "out" / "labels").glob("*.png")}
+    assert labels == {path.stem for path in sorted(folder.iterdir())[:2]}
