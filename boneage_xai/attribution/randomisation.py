@@ -115,7 +115,7 @@ def randomise_parameters(
     settings = settings or AttributionSettings()
     methods: dict[str, AttributionMethod] = {"method": method, "gradient": gradient}
     names = top_down(network, image, is_male)
-    stops = set(np.unique(np.round(np.linspace(1, len(names), n_depths)).astype(int)).tolist())
+    stops = set(np.unique(np.round(np.linspace(len(names), 1, n_depths)).astype(int)).tolist())
 
     def maps(of: nn.Module) -> dict[str, tuple[npt.NDArray[np.float64], float]]:
         found = {}

@@ -55,6 +55,16 @@ def test_an_edge_detector_is_flagged_and_the_gradient_is_not(
     assert not any(module._forward_hooks for module in disc_network.modules())
 
 
+def test_a_single_depth_is_the_last(
+    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    image = disc_cases[0][:1]
+    every = randomise_parameters(gradient, disc_network, image, SEX, HAND, n_seeds=1)
+    last = randomise_parameters(gradient, disc_network, image, SEX, HAND, n_seeds=1, n_depths=1)
+    assert last.table["depth"].unique().tolist() == [every.table["depth"].max()]
+    assert last.at_full_depth() == every.at_full_depth()
+
+
 def test_copies_of_either_sign_do_not_cancel() -> None:
     table = pd.DataFrame(
         {
