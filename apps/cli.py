@@ -28,7 +28,7 @@ from apps.options import (
     JsonOption,
     SkipOption,
 )
-from apps.phantoms import intervene, phantom
+from apps.phantoms import benchmark_methods, intervene, phantom
 from apps.regions import regions, train_locator
 from apps.runs import attribute, evaluate, predict
 from apps.sources import one_cohort, parse_columns, say_cohorts
@@ -204,6 +204,7 @@ app.command()(attribute)
 app.command()(intervene)
 app.command()(regions)
 app.command()(train_locator)
+app.command()(benchmark_methods)
 
 
 @app.command()

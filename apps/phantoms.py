@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from apps.console import bars, say, say_json, say_table
+from apps.console import bars, note, say, say_json, say_table
 from apps.options import (
     AnalysisOption,
     CacheOption,
@@ -157,6 +157,79 @@ def intervene(
             for row in _records(summary)
         ],
     )
+    say(f"Written to {out}; `boneage-xai report {out}` makes it readable")
+
+
+def benchmark_methods(
+    run: RunArgument,
+    data: Annotated[
+        Path, typer.Option("--data", metavar="PHANTOMS", help="Folder from `phantom`.")
+    ],
+    out: AnalysisOption,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", help="Attribution method, repeatable. [default: all that are valid]"
+        ),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(help="At most so many cases, evenly over sex and age.", min=2)
+    ] = 40,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace earlier attributions.")
+    ] = False,
+    split: SplitOption = "held-out",
+    cache: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score attribution methods on phantoms, where it is known what maps should show.
+
+    Example: boneage-xai benchmark-methods demo/run --data demo/phantoms --out scoreboard --limit 40
+    """
+    from boneage_xai.analysis.run_analysis import prepare_run
+    from boneage_xai.analysis.scoreboard import SCORES, benchmark_run, summarise_scores
+    from boneage_xai.models.checkpoint import load_run
+    from boneage_xai.phantom.cohorts import read_phantom_cohort
+
+    manifest, phantoms = read_phantom_cohort(data)
+    trained = load_run(run, device())
+    chosen, _ = one_cohort(data, None, False, trained.manifest.data.cohort)
+    with bars("Decoding", "Attributing", "Intervening", "Scoring", quiet=as_json) as progress:
+        decoding, attributing, intervening, scoring = progress
+        prepared = prepare_run(
+            trained, chosen, source=str(data), split=split, cache_folder=cache, progress=decoding
+        )
+        folder = benchmark_run(
+            prepared,
+            manifest,
+            phantoms,
+            out,
+            methods=method,
+            limit=limit,
+            replace=replace,
+            on_attribute=attributing,
+            on_intervene=intervening,
+            on_score=scoring,
+        )
+    step = folder.manifest["steps"]["benchmark_methods"]
+    scores = folder.scores()
+    if scores is None:
+        return
+    summary = summarise_scores(scores)
+    if as_json:
+        say_json({"n": step["n"], "refused": step["refused"], "scores": _records(summary)})
+        return
+    table = summary.pivot(index="method", columns="score", values="value")
+    say_table(
+        f"{step['n']} phantoms ({split}), means; `report` gives intervals and chance",
+        ["", "regions", "mass", "rank", "deletion", "gap", "random", "seconds"],
+        [
+            [name, *("–" if (v := table.loc[name, s]) != v else f"{v:.2f}" for s in SCORES)]
+            for name in dict.fromkeys(summary["method"])
+        ],
+    )
+    for name, reason in step["refused"].items():
+        note(f"{name}: not valid here: {reason}")
     say(f"Written to {out}; `boneage-xai report {out}` makes it readable")
 
 

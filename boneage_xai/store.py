@@ -259,6 +259,10 @@ class AnalysisFolder:
         """Return one row per phantom and region, None before ``intervene``."""
         return self._optional("interventions.parquet")
 
+    def scores(self) -> pd.DataFrame | None:
+        """Return one row per phantom and method, None before ``benchmark-methods``."""
+        return self._optional("scoreboard.parquet")
+
     def maps(self) -> zarr.Group | None:
         """Return the Zarr group of inputs, maps and activations, None before ``attribute``."""
         folder = self.path / "attributions.zarr"

@@ -48,10 +48,20 @@ def _intervene(detail: Detail) -> list[str]:
     return words
 
 
+def _benchmark_methods(detail: Detail) -> list[str]:
+    words = []
+    for method in detail.get("methods", []):
+        words += ["--method", str(method)]
+    if detail.get("limit") is not None:
+        words += ["--limit", str(detail["limit"])]
+    return words
+
+
 _OPTIONS: dict[str, Callable[[Detail], list[str]]] = {
     "evaluate": _evaluate,
     "attribute": _attribute,
     "intervene": _intervene,
+    "benchmark_methods": _benchmark_methods,
 }
 
 
@@ -67,7 +77,13 @@ def commands(folder: AnalysisFolder) -> dict[str, str]:
     run, data = folder.manifest["run"], folder.manifest["data"]
     made = {}
     for step, detail in folder.manifest["steps"].items():
-        words = ["boneage-xai", str(step), str(run.get("path")), "--data", str(data.get("source"))]
+        words = [
+            "boneage-xai",
+            str(step).replace("_", "-"),
+            str(run.get("path")),
+            "--data",
+            str(data.get("source")),
+        ]
         words += ["--out", str(folder.path)]
         if data.get("split"):
             words += ["--split", str(data["split"])]

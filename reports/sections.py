@@ -21,6 +21,7 @@ from reports.attribution_sections import activations, attributions, regions
 from reports.blocks import Block, Drawing, Headline, HeadlineNumber, Section, Table, Text
 from reports.intervention_section import interventions
 from reports.provenance import provenance
+from reports.scoreboard_section import scoreboard
 from reports.summary import explanation_sentences
 from reports.wording import (
     BASELINE_NAMES,
@@ -341,6 +342,7 @@ SECTIONS: dict[str, Callable[[AnalysisFolder], Section | None]] = {
     "activations": activations,
     "regions": regions,
     "interventions": interventions,
+    "scoreboard": scoreboard,
     "provenance": provenance,
 }
 
@@ -358,6 +360,10 @@ ADDED_BY: dict[str, tuple[str, str]] = {
     "interventions": (
         "What each region causes",
         "`boneage-xai intervene RUN --data PHANTOMS --out {folder}` on phantoms",
+    ),
+    "scoreboard": (
+        "How far the methods can be trusted",
+        "`boneage-xai benchmark-methods RUN --data PHANTOMS --out {folder}` on phantoms",
     ),
 }
 """Title of each section that can be missing, and the step that would add it."""

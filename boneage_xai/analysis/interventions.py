@@ -123,7 +123,7 @@ def intervene_run(
     run, data = prepared.record()
     check_same_analysis(out, run=run, data=data)
     cohort = choose_cases(prepared.cohort, limit)
-    cases = _phantoms_of(cohort, phantoms, prepared.source)
+    cases = phantoms_of(cohort, phantoms, prepared.source)
     _check_picture(cohort, cases[0], manifest)
     table = intervene(
         run_predictor(prepared.run),
@@ -145,7 +145,7 @@ def intervene_run(
     return folder
 
 
-def _phantoms_of(
+def phantoms_of(
     cohort: Cohort, phantoms: Sequence[PhantomCase], source: str
 ) -> tuple[PhantomCase, ...]:
     """Return the phantom of each case, and make sure that it is the same child."""

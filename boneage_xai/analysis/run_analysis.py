@@ -272,7 +272,7 @@ def attribute_run(
     check_same_analysis(out, run=run, data=data)
     cohort = choose_cases(prepared.cohort, limit)
     cache = prepared.cache
-    mean_image, references = _references(prepared, settings, methods)
+    mean_image, references = training_references(prepared, settings, methods)
 
     files = {case.case_id: case.region_file for case in cohort if case.region_file is not None}
     size_px = prepared.run.preprocessing.size_px
@@ -328,7 +328,7 @@ class _RegionMaps:
         return regions_on_input(found, self.source_maps[case_id], self.size_px)
 
 
-def _references(
+def training_references(
     prepared: RunOnCohort, settings: AttributionSettings, methods: Sequence[str]
 ) -> tuple[FloatImage | None, SameSexReferences | None]:
     """Return the mean training image and the same-sex references, each where it is needed."""

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import get_type_hints
 
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
+from scipy.stats import spearmanr
 
 from apps.cli import main
 from apps.runs import attribute
+from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.attribution.methods import METHODS
 from boneage_xai.store import read_json, write_json
 
@@ -98,6 +101,40 @@ def test_the_main_job(
     assert cli("predict", trained, image, "--sex", "F", "--json") == 0
     girl = json.loads(capsys.readouterr().out)
     assert np.isfinite(girl["predicted_months"])
+
+
+def test_scoreboard_of_methods_on_phantoms(
+    cli: Run,
+    trained: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "scores"
+    benchmark = ["benchmark-methods", trained, "--data", phantoms, "--out", out, "--limit", "4"]
+    chosen = ["--method", "gradient", "--method", "integrated_gradients"]
+    assert cli(*benchmark, *chosen, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["n"], found["refused"]) == (4, {})
+    scores = pd.read_parquet(out / "scoreboard.parquet")
+    assert scores.groupby("method").size().to_dict() == {"gradient": 4, "integrated_gradients": 4}
+    assert scores["mass_accuracy"].dropna().between(0, 1).all()
+    assert scores["randomised_similarity"].notna().any()
+    # Against the tables that it rests on, by another road.
+    row = scores[scores["method"] == "integrated_gradients"].iloc[1]
+    regions = pd.read_parquet(out / "regions.parquet")
+    own = regions[(regions["case_id"] == row["case_id"]) & (regions["method"] == row["method"])]
+    effects = pd.read_parquet(out / "interventions.parquet")
+    effects = effects[effects["case_id"] == row["case_id"]].set_index("region")
+    own = own[own["region"].isin(AGE_REGIONS)]
+    true = effects["slope_months_per_month"].abs().loc[own["region"]].to_numpy()
+    expected = spearmanr(own["absolute_months"], true).statistic
+    np.testing.assert_allclose(row["region_correlation"], expected)
+    assert cli("report", out, "--out", tmp_path / "r.html") == 0
+    assert "How far the methods can be trusted" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert cli(*benchmark, *chosen) == 2
+    assert_one_sentence(capsys.readouterr().err, "found one")
 
 
 def test_cohort_describes_and_lists(
