@@ -195,11 +195,10 @@ def _remove_head(network: nn.Module) -> None:
 
 
 def _load_weights(network: nn.Module, name: str, weights: str) -> None:
-    state = (
-        _imagenet_state(name)
-        if weights == "imagenet"
-        else _state_from_file(Path(weights).expanduser())
-    )
+    file = Path(weights).expanduser()
+    if weights != "imagenet" and not file.is_file():
+        raise CheckpointError(f"weights {file}: expected a file, `none` or `imagenet`, found none")
+    state = _imagenet_state(name) if weights == "imagenet" else read_state_dict(file)
     expected = network.state_dict()
     state = {key: value for key, value in state.items() if not key.startswith("AuxLogits")}
     state = {key: value for key, value in state.items() if not key.startswith(("aux1", "aux2"))}
@@ -226,7 +225,7 @@ def _imagenet_state(name: str) -> dict[str, Any]:
     published: WeightsEnum = getattr(every, "IMAGENET1K_V1", None) or every.DEFAULT
     file = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
     if file.is_file():
-        return _state_from_file(file)
+        return read_state_dict(file)
     try:
         state: dict[str, Any] = published.get_state_dict(check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError) as error:
@@ -237,9 +236,17 @@ def _imagenet_state(name: str) -> dict[str, Any]:
     return state
 
 
-def _state_from_file(path: Path) -> dict[str, Any]:
+def read_state_dict(path: Path) -> dict[str, Any]:
+    """Read weights without executing anything.
+
+    Args:
+        path: safetensors, or a file of ``torch.save`` that holds tensors in plain containers.
+
+    Raises:
+        CheckpointError: absent, damaged, or a file that only loads by executing code.
+    """
     if not path.is_file():
-        raise CheckpointError(f"weights {path}: expected a file, `none` or `imagenet`, found none")
+        raise CheckpointError(f"weights {path}: expected a file, found none")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

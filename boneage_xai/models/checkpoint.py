@@ -88,6 +88,43 @@ class TrainedRun:
         """How radiographs must be prepared for this network."""
         return self.manifest.preprocessing
 
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.manifest.recipe_name
+
+    @property
+    def cohort_name(self) -> str:
+        """Name of the set that the network was trained on."""
+        return self.manifest.data.cohort
+
+    @property
+    def baselines(self) -> dict[str, Any]:
+        """Baselines fitted on the training cases."""
+        return self.manifest.baselines
+
+    def splits(self) -> pd.DataFrame:
+        """Return which cases the run was trained and validated on, as ``read_splits`` does."""
+        return read_splits(self)
+
+    def record(self) -> dict[str, Any]:
+        """Return the ``run`` part of ``analysis.json``."""
+        manifest = self.manifest
+        return {
+            "path": str(self.path),
+            "model_id": self.model_id,
+            "recipe": manifest.recipe_name,
+            "architecture": manifest.architecture.model_dump(mode="json"),
+            "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+            "training": {
+                "seed": manifest.seed,
+                "epochs": manifest.epochs,
+                "best_epoch": manifest.best_epoch,
+                **manifest.data.model_dump(mode="json"),
+            },
+            "versions": manifest.versions,
+        }
+
 
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that decide a result."""
