@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from boneage_xai.data.cache import PixelCache
-from boneage_xai.models.checkpoint import TrainedRun
+from boneage_xai.models.interface import Model
 from boneage_xai.types import Cohort, Prediction
 
 Progress = Callable[[int, int], None]
@@ -72,18 +72,18 @@ def predict_pixels(
 
 
 def predict_cohort(
-    run: TrainedRun,
+    run: Model,
     cohort: Cohort,
     cache: PixelCache,
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> list[Prediction]:
-    """Predict every case of a cohort with a trained run.
+    """Predict every case of a cohort.
 
     Args:
-        run: the trained network.
+        run: the network, as it was trained or from a model card.
         cohort: the cases.
-        cache: pixels prepared with the run's own preprocessing; holds at least these cases.
+        cache: pixels prepared with the network's own preprocessing; holds at least these cases.
         batch_size: images a step.
         progress: called with (done, total).
 

@@ -1,4 +1,4 @@
-"""Analyses of a trained run on a cohort, written into an analysis folder."""
+"""Analyses of a network on a cohort, written into an analysis folder."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from boneage_xai.attribution.baselines import (
 from boneage_xai.attribution.batch import attribute_cohort
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.methods import BASELINE_METHODS, PATH_METHODS
+from boneage_xai.attribution.requirements import check_methods, usable_layers
 from boneage_xai.attribution.work.engines import Engine
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
 from boneage_xai.data.preprocess import SourceMap
 from boneage_xai.errors import ConfigError, DataError
-from boneage_xai.models.checkpoint import TrainedRun, read_splits
+from boneage_xai.models.interface import Model
 from boneage_xai.predict import Progress, predict_cohort
 from boneage_xai.regions.label_maps import read_region_map, region_maps_id, regions_on_input
 from boneage_xai.store import (
@@ -43,10 +44,10 @@ SplitName = Literal["held-out", "validation", "train", "all"]
 
 @dataclass(frozen=True, eq=False)
 class RunOnCohort:
-    """A trained run with a cohort prepared as the run needs it.
+    """A network with a cohort prepared as the network needs it.
 
     Args:
-        run: the trained network.
+        run: the network, a run of the toolkit's or one from a model card.
         cohort: the cases chosen for analysis.
         cache: prepared pixels of at least these cases.
         source: where the cohort was read from.
@@ -56,7 +57,7 @@ class RunOnCohort:
         skipped_problem_rows: rows of the source that were left out on request.
     """
 
-    run: TrainedRun
+    run: Model
     cohort: Cohort
     cache: PixelCache
     source: str
@@ -67,21 +68,6 @@ class RunOnCohort:
 
     def record(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the ``run`` and ``data`` parts of ``analysis.json``."""
-        manifest = self.run.manifest
-        run = {
-            "path": str(self.run.path),
-            "model_id": self.run.model_id,
-            "recipe": manifest.recipe_name,
-            "architecture": manifest.architecture.model_dump(mode="json"),
-            "preprocessing": manifest.preprocessing.model_dump(mode="json"),
-            "training": {
-                "seed": manifest.seed,
-                "epochs": manifest.epochs,
-                "best_epoch": manifest.best_epoch,
-                **manifest.data.model_dump(mode="json"),
-            },
-            "versions": manifest.versions,
-        }
         data = {
             "cohort": self.cohort.name,
             "source": self.source,
@@ -90,11 +76,11 @@ class RunOnCohort:
             "n": len(self.cohort),
             "skipped_problem_rows": self.skipped_problem_rows,
         }
-        return run, data
+        return self.run.record(), data
 
 
 def prepare_run(
-    run: TrainedRun,
+    run: Model,
     cohort: Cohort,
     *,
     source: str = "",
@@ -106,21 +92,30 @@ def prepare_run(
     """Choose the cases to analyse and prepare their pixels.
 
     Args:
-        run: the trained network.
+        run: the network, a run of the toolkit's or one from a model card.
         cohort: every case of the source.
         source: where the cohort was read from, for the record.
         split: ``held-out`` leaves out the cases that the run was trained on, whatever the
             source; ``validation`` and ``train`` take those parts of the run's own data;
-            ``all`` takes every case, trained on or not.
+            ``all`` takes every case, trained on or not, and so does ``held-out`` for a network
+            whose training is not recorded; it then counts as ``all``.
         skipped_problem_rows: rows that the caller chose to leave out, for the record.
         cache_folder: where prepared pixels are kept.
         progress: called with (done, total) while radiographs are decoded.
 
     Raises:
         CheckpointError: the run's record of its training cases is damaged.
+        ConfigError: a part of the training cases of a network that has no record of them.
         DataError: no case is left, or radiographs that cannot be read.
     """
-    splits = read_splits(run)
+    splits = run.splits()
+    if splits is None:
+        if split not in ("held-out", "all"):
+            raise ConfigError(
+                f"split {split}: expected a run with a record of its training cases, found "
+                f"{run.path}, which has none; expected held-out or all, which are the same for it"
+            )
+        split, splits = "all", pd.DataFrame({"split": [], "pixels_digest": []})
     cache = open_cache(
         cohort, run.preprocessing, cache_folder or default_cache_folder(), progress=progress
     )
@@ -187,13 +182,7 @@ def evaluate_run(
             "error_months": [one.error_months for one in predictions],
         }
     )
-    baselines = Baselines.from_dict(prepared.run.manifest.baselines)
-    intensity = prepared.cache.intensity[prepared.cache.rows(frame["case_id"].tolist())]
-    metrics = evaluate(
-        frame,
-        {name: baselines.predict(name, cohort.is_male(), intensity) for name in BASELINES},
-        seed=seed,
-    )
+    metrics = evaluate(frame, _baseline_predictions(prepared, cohort), seed=seed)
     detail = {"n": len(frame), "seed": seed, "n_unlabelled": len(prepared.cohort) - len(cohort)}
     # Recorded before the results, so that a kill between them leaves a folder to go on in.
     folder = AnalysisFolder.add_step(out, run=run, data=data, step="evaluate", detail=detail)
@@ -204,6 +193,17 @@ def evaluate_run(
         with staged_file(out / "history.csv") as staged:
             shutil.copyfile(history, staged)
     return folder
+
+
+def _baseline_predictions(
+    prepared: RunOnCohort, cohort: Cohort
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return what baselines predict; none without training cases that they were fitted on."""
+    if prepared.run.baselines is None:
+        return {}
+    baselines = Baselines.from_dict(prepared.run.baselines)
+    intensity = prepared.cache.intensity[prepared.cache.rows([case.case_id for case in cohort])]
+    return {name: baselines.predict(name, cohort.is_male(), intensity) for name in BASELINES}
 
 
 def choose_cases(cohort: Cohort, limit: int | None) -> Cohort:
@@ -249,7 +249,8 @@ def attribute_run(
         prepared: run and cases.
         out: analysis folder, new or of the same run and data.
         methods: names of attribution methods.
-        layers: layers whose activation maps are kept; None chooses them over the depth.
+        layers: layers whose activation maps are kept; None chooses them over the depth, where
+            the network shows its layers.
         settings: of the methods.
         limit: at most so many cases, chosen evenly over sex and age.
         replace: whether an earlier attribution in ``out`` gives way.
@@ -265,11 +266,14 @@ def attribute_run(
     Raises:
         ConfigError: unknown method or layer, attributions that are there already or unfinished,
             or a resume that does not fit them.
+        AttributionError: a method or layers for which the network is not made.
         ReportError: ``out`` holds another analysis.
     """
     settings = settings or AttributionSettings()
     run, data = prepared.record()
     check_same_analysis(out, run=run, data=data)
+    check_methods(prepared.run.network, methods)
+    layers = usable_layers(prepared.run.network, layers)
     cohort = choose_cases(prepared.cohort, limit)
     cache = prepared.cache
     mean_image, references = training_references(prepared, settings, methods)

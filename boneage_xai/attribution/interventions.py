@@ -19,7 +19,7 @@ import pandas as pd
 from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.data.preprocess import PreprocessSettings, preprocess
 from boneage_xai.errors import AttributionError, ConfigError
-from boneage_xai.models.checkpoint import TrainedRun
+from boneage_xai.models.interface import Model
 from boneage_xai.phantom.cohorts import PhantomCase
 from boneage_xai.phantom.faults import Fault
 from boneage_xai.phantom.growth import region_maturities
@@ -59,8 +59,8 @@ class _Pair:
     is_male: bool
 
 
-def run_predictor(run: TrainedRun, batch_size: int = 64) -> Predictor:
-    """Return a trained run as a function from prepared pixels and sex to months."""
+def run_predictor(run: Model, batch_size: int = 64) -> Predictor:
+    """Return a model as a function from prepared pixels and sex to months."""
     return lambda pixels, is_male: predict_pixels(run.network, pixels, is_male, batch_size)
 
 
@@ -83,7 +83,7 @@ def intervene(
 
     Args:
         model: from prepared pixels (n, S, S) uint8 and is_male (n,) to months (n,); see
-            ``run_predictor`` for a trained run.
+            ``run_predictor`` for a network.
         cases: the phantoms.
         preprocessing: how radiographs are prepared for the model.
         settings: size, side and nuisances of the cohort.
