@@ -1,6 +1,6 @@
 """The command line: ``boneage-xai``.
 
-Commands on phantoms are in ``apps.phantoms``, those on a trained run in ``apps.runs``.
+Commands on phantoms are in ``apps.phantoms``, those on a trained network in ``apps.runs``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 
 import typer
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder from `train`.")]
+RunArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN", help="Run folder from `train`; left out with --card."),
+]
+CardOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--card",
+        metavar="FILE",
+        help="Model card (TOML) of a network trained elsewhere, instead of RUN. Executes the code "
+        "of its factory, TorchScript file or exported program: only use what you trust.",
+    ),
+]
 DataOption = Annotated[
     Path,
     typer.Option("--data", metavar="SOURCE", help="Folder in a known layout, or a label table."),
@@ -41,8 +53,8 @@ SkipOption = Annotated[
 SplitOption = Annotated[
     Literal["held-out", "validation", "train", "all"],
     typer.Option(
-        help="held-out: every case of SOURCE that the run was not trained on; "
-        "validation, train: those parts of the run's own data; all: every case."
+        help="held-out: every case of SOURCE that the run was not trained on (with --card: "
+        "every case); validation, train: those parts of the run's own data; all: every case."
     ),
 ]
 

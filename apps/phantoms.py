@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from apps.console import bars, note, say, say_json, say_table
+from apps.models import note_unknown_training, one_model
 from apps.options import (
     AnalysisOption,
     CacheOption,
+    CardOption,
     JsonOption,
     RunArgument,
     SplitOption,
-    device,
 )
 from apps.sources import one_cohort
 from boneage_xai.errors import ConfigError
@@ -89,11 +90,12 @@ def _settings(
 
 
 def intervene(
-    run: RunArgument,
     data: Annotated[
         Path, typer.Option("--data", metavar="PHANTOMS", help="Folder from `phantom`.")
     ],
     out: AnalysisOption,
+    run: RunArgument = None,
+    card: CardOption = None,
     limit: Annotated[
         int | None, typer.Option(help="At most so many cases, evenly over sex and age.", min=1)
     ] = None,
@@ -110,15 +112,15 @@ def intervene(
     """
     from boneage_xai.analysis.interventions import intervene_run, summarise_interventions
     from boneage_xai.analysis.run_analysis import prepare_run
-    from boneage_xai.models.checkpoint import load_run
     from boneage_xai.phantom.cohorts import read_phantom_cohort
 
     manifest, phantoms = read_phantom_cohort(data)
-    trained = load_run(run, device())
-    chosen, _ = one_cohort(data, None, False, trained.manifest.data.cohort)
+    model = one_model(run, card)
+    note_unknown_training(model)
+    chosen, _ = one_cohort(data, None, False, model.cohort_name)
     with bars("Decoding", "Intervening", quiet=as_json) as (decoding, intervening):
         prepared = prepare_run(
-            trained, chosen, source=str(data), split=split, cache_folder=cache, progress=decoding
+            model, chosen, source=str(data), split=split, cache_folder=cache, progress=decoding
         )
         folder = intervene_run(
             prepared,
@@ -144,7 +146,8 @@ def intervene(
         )
         return
     say_table(
-        f"{summary['n'].max()} phantoms ({split}): months of prediction per month of region age",
+        f"{summary['n'].max()} phantoms ({prepared.split}): "
+        "months of prediction per month of region age",
         ["", "effect (95% interval)", "pictures changed", "maturity change"],
         [
             [

@@ -1,4 +1,4 @@
-"""The commands on a trained run: measuring it, predicting with it, explaining it."""
+"""The commands on a trained network: measuring it, predicting with it, explaining it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from apps.console import bars, note, say, say_json, say_table, with_interval
+from apps.models import note_unknown_training, one_model
 from apps.options import (
     AnalysisOption,
     CacheOption,
+    CardOption,
     ColumnOption,
     DataOption,
     JsonOption,
     RunArgument,
     SkipOption,
     SplitOption,
-    device,
 )
 from apps.sources import one_cohort
 from boneage_xai.errors import ConfigError
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: RunArgument,
     data: DataOption,
     out: AnalysisOption,
+    run: RunArgument = None,
+    card: CardOption = None,
     split: SplitOption = "held-out",
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     column: ColumnOption = None,
@@ -38,18 +40,20 @@ def evaluate(
     cache: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a run: errors with 95% intervals, by sex and age, beside baselines.
+    """Measure a network: errors with 95% intervals, by sex and age, beside baselines.
 
     Example: boneage-xai evaluate runs/cpu-small --data ~/rsna --out analyses/cpu-small
+
+    Example: boneage-xai evaluate --card densenet.toml --data ~/rsna --out analyses/densenet
     """
     from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
-    from boneage_xai.models.checkpoint import load_run
 
-    trained = load_run(run, device())
-    chosen, left_out = one_cohort(data, column, skip_problems, trained.manifest.data.cohort)
+    model = one_model(run, card)
+    note_unknown_training(model)
+    chosen, left_out = one_cohort(data, column, skip_problems, model.cohort_name)
     with bars("Decoding", "Predicting", quiet=as_json) as (decoding, predicting):
         prepared = prepare_run(
-            trained,
+            model,
             chosen,
             source=str(data),
             split=split,
@@ -62,12 +66,10 @@ def evaluate(
     if as_json:
         say_json(metrics)
         return
-    names = {"overall": trained.manifest.recipe_name} | {
-        name: name for name in metrics["baselines"]
-    }
+    names = {"overall": model.name} | {name: name for name in metrics["baselines"]}
     blocks = {"overall": metrics["overall"], **metrics["baselines"]}
     say_table(
-        f"{metrics['overall']['n']} cases ({split}), months with 95% intervals",
+        f"{metrics['overall']['n']} cases ({prepared.split}), months with 95% intervals",
         ["", "MAE", "RMSE", "bias", "within 12 months"],
         [
             [
@@ -84,27 +86,36 @@ def evaluate(
 
 
 def predict(
-    run: RunArgument,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Radiograph, DICOM included.")],
     sex: Annotated[Literal["F", "M"], typer.Option("--sex", help="Sex of the child.")],
+    run: RunArgument = None,
+    image: Annotated[
+        Path | None, typer.Argument(metavar="IMAGE", help="Radiograph, DICOM included.")
+    ] = None,
+    card: CardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict the bone age of one radiograph.
 
     Example: boneage-xai predict runs/cpu-small hand.png --sex F
+
+    Example: boneage-xai predict hand.png --card densenet.toml --sex F
     """
     import numpy as np
 
     from boneage_xai.data.preprocess import preprocess
     from boneage_xai.data.radiograph import read_radiograph
-    from boneage_xai.models.checkpoint import load_run
     from boneage_xai.predict import predict_pixels
 
+    if image is None:
+        # A single path is the radiograph.
+        run, image = None, run
+    if image is None:
+        raise ConfigError("expected a radiograph IMAGE, found none")
     radiograph: Radiograph = read_radiograph(image)
-    trained = load_run(run, device())
-    pixels = preprocess(radiograph, trained.preprocessing).pixels[np.newaxis]
+    model = one_model(run, card)
+    pixels = preprocess(radiograph, model.preprocessing).pixels[np.newaxis]
     is_male = np.array([Sex(sex).is_male])
-    months = float(predict_pixels(trained.network, pixels, is_male)[0])
+    months = float(predict_pixels(model.network, pixels, is_male)[0])
     if radiograph.sex is not None and radiograph.sex is not Sex(sex):
         note(f"note: {image} states sex {radiograph.sex.value}, predicted with {sex}")
     if as_json:
@@ -113,7 +124,7 @@ def predict(
                 "image": str(image),
                 "sex": sex,
                 "predicted_months": months,
-                "model_id": trained.model_id,
+                "model_id": model.model_id,
             }
         )
     else:
@@ -121,9 +132,10 @@ def predict(
 
 
 def attribute(
-    run: RunArgument,
     data: DataOption,
     out: AnalysisOption,
+    run: RunArgument = None,
+    card: CardOption = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -210,7 +222,7 @@ def attribute(
     """
     from boneage_xai.analysis.run_analysis import attribute_run, prepare_run
     from boneage_xai.attribution.interface import AttributionSettings
-    from boneage_xai.models.checkpoint import load_run
+    from boneage_xai.attribution.requirements import hidden_layers
     from boneage_xai.regions.cohort_regions import with_regions
 
     if min_nodes > max_nodes:
@@ -228,13 +240,14 @@ def attribute(
     )
     if engine == "local" and (ray_address, ray_workers) != (None, None):
         raise ConfigError("--ray-address, --ray-workers: expected --engine ray, found local")
-    trained = load_run(run, device())
-    chosen, left_out = one_cohort(data, column, skip_problems, trained.manifest.data.cohort)
+    model = one_model(run, card)
+    note_unknown_training(model)
+    chosen, left_out = one_cohort(data, column, skip_problems, model.cohort_name)
     if regions is not None:
         chosen = with_regions(chosen, regions)
     with bars("Decoding", "Attributing") as (decoding, attributing):
         prepared = prepare_run(
-            trained,
+            model,
             chosen,
             source=str(data),
             split=split,
@@ -255,6 +268,8 @@ def attribute(
             on_complete=lambda: note(f"{out}: this attribution is complete already"),
             progress=attributing,
         )
+    if layer is None and (reason := hidden_layers(model.network)) is not None:
+        note(f"note: no activation maps: {model.name} is {reason}")
     summary = folder.manifest["steps"]["attribute"]
     for name in summary["methods"]:
         gap = summary["median_absolute_gap_months"][name]

@@ -36,7 +36,7 @@ def parse_columns(pairs: Sequence[str] | None) -> dict[str, str] | None:
 
 
 def one_cohort(
-    source: Path, columns: Sequence[str] | None, skip_problems: bool, wanted: str
+    source: Path, columns: Sequence[str] | None, skip_problems: bool, wanted: str | None
 ) -> tuple[Cohort, int]:
     """Return the cohort to work on and the number of rows left out of it.
 

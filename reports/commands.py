@@ -77,13 +77,9 @@ def commands(folder: AnalysisFolder) -> dict[str, str]:
     run, data = folder.manifest["run"], folder.manifest["data"]
     made = {}
     for step, detail in folder.manifest["steps"].items():
-        words = [
-            "boneage-xai",
-            str(step).replace("_", "-"),
-            str(run.get("path")),
-            "--data",
-            str(data.get("source")),
-        ]
+        model = ["--card"] * bool(run.get("card")) + [str(run.get("path"))]
+        words = ["boneage-xai", str(step).replace("_", "-"), *model]
+        words += ["--data", str(data.get("source"))]
         words += ["--out", str(folder.path)]
         if data.get("split"):
             words += ["--split", str(data["split"])]

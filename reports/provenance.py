@@ -11,6 +11,11 @@ from reports.blocks import Section, Table
 from reports.commands import commands
 from reports.wording import split_sentence
 
+MODEL_ID_OF = {
+    False: "first digits of the weights' SHA-256",
+    True: "first digits of a SHA-256 of weights and model card",
+}
+
 
 def provenance(folder: AnalysisFolder) -> Section:
     """Say how all this came about, and how to make it again."""
@@ -19,14 +24,16 @@ def provenance(folder: AnalysisFolder) -> Section:
     learned = dict(run.get("training") or {})
     if isinstance(learned.get("best_epoch"), int):
         learned["best_epoch"] = f"{learned['best_epoch'] + 1} (counted from 1)"
+    is_external = bool(run.get("card"))
     rows = [
         ("Toolkit", f"boneage_xai {manifest['toolkit_version']}"),
-        ("Run", str(run.get("path"))),
-        ("Model", f"{run.get('model_id')} (first digits of the weights' SHA-256)"),
-        ("Recipe", str(run.get("recipe"))),
+        ("Model card file" if is_external else "Run", str(run.get("path"))),
+        ("Model", f"{run.get('model_id')} ({MODEL_ID_OF[is_external]})"),
+        ("Model card" if is_external else "Recipe", str(run.get("recipe"))),
         ("Architecture", _settings(run.get("architecture"))),
         ("Preprocessing", _settings(run.get("preprocessing"))),
-        ("Training", _settings(learned)),
+        ("Training", "elsewhere, not recorded" if is_external else _settings(learned)),
+        *([("How it is called", _settings(_call(run["card"])))] if is_external else []),
         ("Data", str(source.get("source") or source.get("cohort"))),
         ("Data fingerprint", str(source.get("fingerprint"))),
         ("Cases", split_sentence(folder)),
@@ -40,6 +47,10 @@ def provenance(folder: AnalysisFolder) -> Section:
         Table("The commands, in order.", ("Step", "Command"), tuple(steps), words=(0, 1)),
     )
     return Section("provenance", "How this was made", blocks)
+
+
+def _call(card: Mapping[str, Any]) -> dict[str, Any]:
+    return {part: card[part] for part in ("input", "sex", "output") if part in card}
 
 
 def _settings(settings: Mapping[str, Any] | None) -> str:

@@ -30,8 +30,8 @@ from reports.wording import (
     estimate_cell,
     estimate_text,
     group_name,
-    is_optimistic,
     months,
+    optimism,
     performance_sentences,
     run_name,
     split_sentence,
@@ -45,10 +45,8 @@ METRIC_NAMES = {
     "within_12_months": "Within 12",
     "within_24_months": "Within 24",
 }
-OPTIMISTIC = (
-    "The network was trained on cases of this analysis, so that the errors are likely to be "
-    "smaller than on children it has not seen."
-)
+
+FITTED = "The baselines were fitted on the training cases and see the same cases as the model. "
 
 
 def _has(folder: AnalysisFolder, *names: str) -> bool:
@@ -74,8 +72,8 @@ def summary(folder: AnalysisFolder) -> Section:
         numbers.append(HeadlineNumber("Cases", f"{overall['n']:,}", split_sentence_tail(folder)))
         blocks.append(Headline(tuple(numbers)))
         blocks.append(Text(performance_sentences(metrics, run_name(folder))))
-        if is_optimistic(folder):
-            blocks.append(Text((OPTIMISTIC,), notice=True))
+        if warning := optimism(folder):
+            blocks.append(Text((warning,), notice=True))
         if overall["few_cases"]:
             few = "Fewer than 20 cases: the intervals are narrower than they should be."
             blocks.append(Text((few,), notice=True))
@@ -165,8 +163,8 @@ def performance(folder: AnalysisFolder) -> Section | None:
         Drawing(
             mae_against_baselines(metrics, run_name(folder)),
             "Mean absolute error of the model beside baselines and quoted values",
-            "The baselines were fitted on the training cases and see the same cases as the model. "
-            "Quoted values come from another test set and cannot be compared.",
+            f"{FITTED if metrics['baselines'] else ''}Quoted values come from another test set and "
+            "cannot be compared.",
             long[["model", "n", "mae_months", "mae_months_low", "mae_months_high"]],
         ),
     ]

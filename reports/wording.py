@@ -43,6 +43,15 @@ BASELINE_WORDS = {
         "another draw of children gives a somewhat different map.",
     ),
 }
+OPTIMISTIC = (
+    "The network was trained on cases of this analysis, so that the errors are likely to be "
+    "smaller than on children it has not seen."
+)
+UNRECORDED = (
+    "What the network was trained on is not recorded, since it was trained elsewhere. If cases of "
+    "this analysis were among it, the errors are smaller than on children it has not seen. No "
+    "baselines could be fitted for the same reason."
+)
 RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 
 
@@ -219,6 +228,8 @@ def split_sentence(folder: AnalysisFolder) -> str:
     return f"{data.get('n', 0):,} cases" + (f", {words}" if words else "")
 
 
-def is_optimistic(folder: AnalysisFolder) -> bool:
-    """Return whether errors may be smaller than on children the network has not seen."""
-    return folder.manifest["data"].get("split") in ("train", "all")
+def optimism(folder: AnalysisFolder) -> str | None:
+    """Return why errors may be smaller than on children the network has not seen, None if not."""
+    if folder.manifest["data"].get("split") not in ("train", "all"):
+        return None
+    return UNRECORDED if folder.manifest["run"].get("card") else OPTIMISTIC

@@ -8,7 +8,7 @@ from apps.views import charts, reading
 from apps.views.cards import EVALUATE, cards, missing
 from apps.views.links import plain
 from boneage_xai.store import AnalysisFolder
-from reports.wording import SEX_PLURALS, is_optimistic, months, split_sentence
+from reports.wording import SEX_PLURALS, months, optimism, split_sentence
 
 
 def show(folder: AnalysisFolder) -> None:
@@ -19,8 +19,8 @@ def show(folder: AnalysisFolder) -> None:
         f"{plain(split_sentence(folder))}. Source: {plain(str(data.get('source') or '–'))} "
         f"· data fingerprint {plain(str(data.get('fingerprint'))[:16])}"
     )
-    if is_optimistic(folder):
-        st.warning("The network was trained on cases of this analysis: errors look too small.")
+    if warning := optimism(folder):
+        st.warning(warning)
     if not reading.has(folder, "predictions.parquet"):
         missing(folder, "The table of cases", EVALUATE)
         return

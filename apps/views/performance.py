@@ -15,8 +15,8 @@ from boneage_xai.store import AnalysisFolder
 from reports.wording import (
     SEX_WORDS,
     estimate_text,
-    is_optimistic,
     months,
+    optimism,
     performance_sentences,
     run_name,
 )
@@ -43,8 +43,8 @@ def show(folder: AnalysisFolder) -> None:
         missing(folder, "The table of errors", EVALUATE)
         return
     metrics, predictions = reading.metrics(folder), reading.predictions(folder)
-    if is_optimistic(folder):
-        st.warning("The network was trained on cases of this analysis: errors look too small.")
+    if warning := optimism(folder):
+        st.warning(warning)
     for row in (list(_CARDS)[:3], list(_CARDS)[3:]):
         estimates = [(name, *estimate_text(name, metrics["overall"][name])) for name in row]
         cards(

@@ -301,13 +301,17 @@ def test_networks_that_cannot_be_relied_upon_are_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_a_program_exported_in_training_mode_is_refused(elsewhere: Elsewhere) -> None:
+def test_what_was_saved_in_training_mode_is_refused(elsewhere: Elsewhere) -> None:
     inputs = torch.rand(2, 3, SIZE_PX, SIZE_PX), torch.ones(2, 1)
     training = copy.deepcopy(elsewhere.network).train()
     torch.export.save(torch.export.export(training, inputs), elsewhere.folder / "training.pt2")
     with pytest.raises(CheckpointError, match="training mode"):
         load_external(card(elsewhere.folder, {"exported": "training.pt2"}))
-    # TorchScript keeps both modes: it is put into evaluation.
+    traced = torch.jit.trace(copy.deepcopy(training), inputs, check_trace=False)
+    traced.save(str(elsewhere.folder / "training.pt"))
+    with pytest.raises(CheckpointError, match="training mode"):
+        load_external(card(elsewhere.folder, {"torchscript": "training.pt"}))
+    # A script keeps both modes, and is put into evaluation.
     torch.jit.script(training).save(str(elsewhere.folder / "training.pt"))
     image, sex = torch.rand(2, 1, SIZE_PX, SIZE_PX), torch.tensor([0.0, 1.0])
     model = load_external(card(elsewhere.folder, {"torchscript": "training.pt"}))
