@@ -164,11 +164,12 @@ def intervene(
 
 
 def benchmark_methods(
-    run: RunArgument,
     data: Annotated[
         Path, typer.Option("--data", metavar="PHANTOMS", help="Folder from `phantom`.")
     ],
     out: AnalysisOption,
+    run: RunArgument = None,
+    card: CardOption = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -191,16 +192,16 @@ def benchmark_methods(
     """
     from boneage_xai.analysis.run_analysis import prepare_run
     from boneage_xai.analysis.scoreboard import SCORES, benchmark_run, summarise_scores
-    from boneage_xai.models.checkpoint import load_run
     from boneage_xai.phantom.cohorts import read_phantom_cohort
 
     manifest, phantoms = read_phantom_cohort(data)
-    trained = load_run(run, device())
-    chosen, _ = one_cohort(data, None, False, trained.manifest.data.cohort)
+    model = one_model(run, card)
+    note_unknown_training(model)
+    chosen, _ = one_cohort(data, None, False, model.cohort_name)
     with bars("Decoding", "Attributing", "Intervening", "Scoring", quiet=as_json) as progress:
         decoding, attributing, intervening, scoring = progress
         prepared = prepare_run(
-            trained, chosen, source=str(data), split=split, cache_folder=cache, progress=decoding
+            model, chosen, source=str(data), split=split, cache_folder=cache, progress=decoding
         )
         folder = benchmark_run(
             prepared,

@@ -29,6 +29,7 @@ from boneage_xai.attribution.integrated_gradients import expected_gradients
 from boneage_xai.attribution.interface import AttributionMethod, AttributionSettings
 from boneage_xai.attribution.methods import METHODS, method_named
 from boneage_xai.attribution.randomisation import TOO_SIMILAR, randomise_parameters
+from boneage_xai.attribution.requirements import check_methods
 from boneage_xai.attribution.truth import amounts_on_input, localisation, region_agreement
 from boneage_xai.errors import AttributionError, ConfigError, DataError
 from boneage_xai.phantom.cohorts import PhantomCase
@@ -272,6 +273,7 @@ def _allowed(
     image, sex = _input(prepared, case_id, prepared.cohort[case_id].sex.is_male)
     for name, method in named.items():
         try:
+            check_methods(prepared.run.network, [name])
             own_mean, references = training_references(prepared, settings, [name])
             mean_image = mean_image if own_mean is None else own_mean
             bound = _bound(name, method, references)
@@ -294,7 +296,7 @@ def _bound(
 
 def _input(prepared: RunOnCohort, case_id: str, is_male: bool) -> tuple[Tensor, Tensor]:
     pixels = np.asarray(prepared.cache.pixels[prepared.cache.rows([case_id])[0]])
-    like = next(prepared.run.network.parameters())
+    like = next(prepared.run.network.parameters(), torch.zeros(0))
     image = torch.tensor(pixels / 255.0, dtype=like.dtype, device=like.device)[None, None]
     return image, torch.tensor([float(is_male)], dtype=like.dtype, device=like.device)
 

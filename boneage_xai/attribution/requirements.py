@@ -19,6 +19,9 @@ NEEDS: dict[str, Need] = {
     "expected_gradients": "gradients",
     "gradient": "gradients",
     "input_x_gradient": "gradients",
+    "smoothgrad": "gradients",
+    "guided_ig": "gradients",
+    "occlusion": "predictions",
 }
 """What each method needs: answers alone, gradients with respect to the pixels, or also hooks on
 the layers between, which is what a method needs that is not named here."""
