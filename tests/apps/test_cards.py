@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from apps.cli import main
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.preprocess import PreprocessSettings, preprocess
 from boneage_xai.data.radiograph import read_radiograph
@@ -38,21 +37,6 @@ from reports.wording import UNRECORDED
 DOCUMENT = Path(__file__).parents[2] / "docs" / "external-models.md"
 
 Run = Callable[..., int]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    monkeypatch.setenv("BONEAGE_XAI_CACHE", str(tmp_path / "cache"))
-
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["boneage-xai", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    return run
 
 
 @pytest.fixture(scope="module")

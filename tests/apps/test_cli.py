@@ -36,19 +36,6 @@ TINY = [
 Run = Callable[..., int]
 
 
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch) -> Run:
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["boneage-xai", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    return run
-
-
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.setenv("BONEAGE_XAI_CACHE", str(tmp_path_factory.getbasetemp() / "cli-cache"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,25 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apps.cli import main
 from boneage_xai.store import read_table
 
 Run = Callable[..., int]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    monkeypatch.setenv("BONEAGE_XAI_CACHE", str(tmp_path_factory.getbasetemp() / "cli-cache"))
-
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["boneage-xai", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    return run
 
 
 def test_regions_are_found_and_used_by_attribute(
