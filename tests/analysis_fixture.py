@@ -23,6 +23,8 @@ MALICIOUS = "<script>alert('x')</script>"
 STRANGE = "../../$\\frac$ [a](http://evil.example) *b*"
 SIZE_PX = 24
 N_CASES = 64
+METHODS = ("integrated_gradients", "gradient")
+REFUSED = {"deep_lift": "expected a network without gates, found <b>one</b>"}
 
 
 class ToyNetwork(nn.Module):
@@ -102,7 +104,33 @@ def write_analysis(folder: Path, *, attribute: bool = True, seed: int = 3) -> Pa
         detail = {"n": 6, "limit": 6, "delta_months": 12.0, "phantoms": {"faults": []}}
         AnalysisFolder.add_step(folder, **identity, step="intervene", detail=detail)
         write_table(folder / "interventions.parquet", interventions(frame.head(6), rng))
+        detail = {"n": 6, "limit": 6, "methods": list(METHODS), "refused": REFUSED}
+        AnalysisFolder.add_step(folder, **identity, step="benchmark_methods", detail=detail)
+        write_table(folder / "scoreboard.parquet", scores(frame.head(6)))
     return folder
+
+
+def scores(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a scoreboard on which the gradient is at chance and unaware of the weights."""
+    rows = []
+    for place, case in enumerate(frame["case_id"]):
+        for method, agreement in zip(METHODS, ((0.6, 0.8), (-0.2, 0.2)), strict=True):
+            rows.append(
+                {
+                    "case_id": case,
+                    "method": method,
+                    "region_correlation": agreement[place % 2],
+                    "mass_accuracy": 0.5,
+                    "mass_chance": 0.25,
+                    "rank_accuracy": 0.4,
+                    "rank_chance": 0.25,
+                    "deletion_months": 3.0,
+                    "absolute_gap_months": 0.125 if method == METHODS[0] else np.nan,
+                    "randomised_similarity": 0.1 if method == METHODS[0] else 0.75,
+                    "seconds": 0.5,
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def interventions(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:

@@ -153,11 +153,12 @@ ATTRIBUTED = ("attributions.zarr", "attributions.parquet", "regions.parquet")
         (ATTRIBUTED, {"attributions", "activations", "regions"}),
         (("regions.parquet",), {"regions"}),
         (("interventions.parquet",), {"interventions"}),
+        (("scoreboard.parquet",), {"scoreboard"}),
         (("history.csv",), {"training"}),
         (("metrics.json", "predictions.parquet", "history.csv"),
          {"data", "performance", "agreement", "subgroups", "training"}),
         (("metrics.json", "predictions.parquet", "history.csv", "interventions.parquet",
-          *ATTRIBUTED), set(ADDED_BY)),
+          "scoreboard.parquet", *ATTRIBUTED), set(ADDED_BY)),
     ],
 )  # fmt: skip
 def test_sections_without_inputs_are_left_out_and_the_step_is_named(
@@ -208,7 +209,7 @@ def test_a_folder_cannot_be_the_report(analysis_folder: Path, tmp_path: Path) ->
 
 def test_commands_can_be_pasted_into_a_shell(analysis_folder: Path) -> None:
     made = commands(AnalysisFolder.open(analysis_folder))
-    assert list(made) == ["evaluate", "attribute", "intervene", "report"]
+    assert list(made) == ["evaluate", "attribute", "intervene", "benchmark_methods", "report"]
     words = shlex.split(made["attribute"])
     assert words[:3] == ["boneage-xai", "attribute", "runs/toy"]
     assert words[words.index("--data") + 1] == "some folder/phantoms"
@@ -217,9 +218,26 @@ def test_commands_can_be_pasted_into_a_shell(analysis_folder: Path) -> None:
         "integrated_gradients",
         "gradient",
     ]
+    assert shlex.split(made["benchmark_methods"])[:3] == [
+        "boneage-xai",
+        "benchmark-methods",
+        "runs/toy",
+    ]
     words = shlex.split(made["intervene"])
     assert words[words.index("--delta-months") + 1] == "12"
     assert words[words.index("--limit") + 1] == "6"
+
+
+def test_scoreboard_says_which_methods_to_believe(page: Page) -> None:
+    told = page.text.partition("How far the methods can be trusted")[2]
+    assert "Nearest to the true effects of regions is integrated gradients" in told
+    assert "correlation +0.70, 95% interval" in told
+    assert "No agreement with the true effects could be shown for gradient." in told
+    assert "forgets everything: gradient." in told
+    assert "deep lift: expected a network without gates, found <b>one</b>." in told
+    summary = _csv(page, "scoreboard-2.csv").set_index(["method", "score"])
+    assert summary.loc[("gradient", "mass_accuracy"), "chance"] == 0.25
+    assert len(_csv(page, "scoreboard-3.csv")) == 12
 
 
 def test_interventions_are_told_with_what_they_change(page: Page) -> None:
