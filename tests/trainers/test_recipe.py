@@ -16,7 +16,14 @@ KIMMEL = [
 
 
 def test_all_arms_are_shipped() -> None:
-    assert set(recipe_names()) == {*WOUTERS, *KIMMEL, "cpu-small", "demo"}
+    assert set(recipe_names()) == {
+        *WOUTERS,
+        *KIMMEL,
+        "cpu-small",
+        "demo",
+        "phantom",
+        "phantom-clean",
+    }
 
 
 @pytest.mark.parametrize("name", recipe_names())
