@@ -132,7 +132,7 @@ def benchmark_run(
         progress=on_attribute,
     )
     folder = intervene_run(prepared, manifest, phantoms, out, limit=limit, progress=on_intervene)
-    randomised = {cohort.cases[i].case_id for i in _spread(len(cohort), RANDOMISED_CASES)}
+    randomised = {case.case_id for case in choose_cases(cohort, RANDOMISED_CASES)}
     rows: list[dict[str, Any]] = []
     maps = _StoredMaps(folder)
     for done, (case, phantom) in enumerate(zip(cohort, cases, strict=True), start=1):
@@ -348,7 +348,3 @@ def _with_regions_and_gaps(scores: pd.DataFrame, folder: AnalysisFolder) -> pd.D
     return scores.merge(pd.concat(agreements), on=keys, how="left").merge(
         measured.drop(columns="completeness_gap_months"), on=keys, how="left"
     )
-
-
-def _spread(n: int, k: int) -> list[int]:
-    return sorted(set(np.linspace(0, n - 1, min(n, k)).round().astype(int).tolist()))
