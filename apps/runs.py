@@ -164,9 +164,15 @@ def attribute(
         float,
         typer.Option(help="… or in percent of what is divided; the larger counts.", min=0, max=99),
     ] = 1.0,
-    min_nodes: Annotated[
-        int, typer.Option(help="Gradients per case to begin with; more for finer maps.", min=3)
-    ] = 33,
+    map_tolerance_percent: Annotated[
+        float,
+        typer.Option(
+            help="Error of integration that may be left, summed over pixels, in percent of the "
+            "map's magnitude; larger is faster.",
+            min=0.01,
+        ),
+    ] = 1.0,
+    min_nodes: Annotated[int, typer.Option(help="Gradients per case to begin with.", min=3)] = 17,
     max_nodes: Annotated[
         int, typer.Option(help="Gradients per case at most, in each precision.", min=3)
     ] = 256,
@@ -233,6 +239,7 @@ def attribute(
         baseline=baseline,
         gap_tolerance_months=tolerance_months,
         gap_tolerance_fraction=tolerance_percent / 100,
+        map_tolerance_fraction=map_tolerance_percent / 100,
         min_nodes=min_nodes,
         max_nodes=max_nodes,
         precision=precision,
@@ -280,8 +287,8 @@ def attribute(
         )
         if left := summary["n_not_converged"].get(name):
             note(
-                f"{name}: {left} of {summary['n']} cases keep a larger gap than allowed with "
-                f"{max_nodes} nodes; they are marked"
+                f"{name}: {left} of {summary['n']} cases keep a larger gap or error than allowed "
+                f"with {max_nodes} nodes; they are marked"
             )
 
 

@@ -102,8 +102,15 @@ def _baseline_and_sex(found: pd.DataFrame) -> list[str]:
     # Folders written by earlier versions have neither of these columns.
     if "converged" in found and (left := int((~found["converged"].dropna().astype(bool)).sum())):
         sentences.append(
-            f"In {left:,} of {len(found):,} cases the gap stayed larger than allowed; read their "
-            "maps with care."
+            f"In {left:,} of {len(found):,} cases the gap or the error of integration stayed "
+            "larger than allowed; read their maps with care."
+        )
+    errors = found["map_error_fraction"].dropna() if "map_error_fraction" in found else None
+    if errors is not None and len(errors):
+        sentences.append(
+            "Integrating along the path in steps leaves an error in single pixels: summed over "
+            f"a map, an estimated {100 * float(errors.median()):.1f}% of its magnitude in the "
+            f"median case and {100 * float(errors.max()):.1f}% at most."
         )
     effects = found["sex_effect_months"].dropna() if "sex_effect_months" in found else None
     if effects is not None and len(effects):

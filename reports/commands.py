@@ -36,6 +36,8 @@ def _attribute(detail: Detail) -> list[str]:
             words += [option, str(settings[key])]
     if "gap_tolerance_fraction" in settings:
         words += ["--tolerance-percent", f"{100 * settings['gap_tolerance_fraction']:g}"]
+    if "map_tolerance_fraction" in settings:
+        words += ["--map-tolerance-percent", f"{100 * settings['map_tolerance_fraction']:g}"]
     if detail.get("limit") is not None:
         words += ["--limit", str(detail["limit"])]
     return words

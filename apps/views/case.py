@@ -133,7 +133,7 @@ def _completeness(found: pd.DataFrame, case_id: str, method: str) -> None:
         f"{baseline_words(str(one['baseline']))} ({at_baseline}) and for this one "
         f"({months(one['prediction_months'])}). Completeness gap: "
         f"{months(one['completeness_gap_months'], signed=True, digits=2)} months."
-        + ("" if _is_converged(one) else " That is more than allowed.")
+        + ("" if _is_converged(one) else " This map is less exact than was asked for.")
     )
     effect = one.get("sex_effect_months")
     if effect is not None and not pd.isna(effect):

@@ -104,7 +104,8 @@ def attribute_cohort(
     Returns:
         Summary: n, methods, layers, n_with_regions, and by method
         median_absolute_gap_months (None without completeness), median_seconds, and for path
-        methods median_nodes, n_not_converged and how they were integrated; ``work`` tells of
+        methods median_map_error_fraction, median_nodes, n_not_converged and how they were
+        integrated; ``work`` tells of
         starts and blocks. Just ``{"already_complete": True}`` where a resume finds nothing to do.
 
     Raises:
@@ -281,6 +282,9 @@ def _summary(job: Job, claim: Claim, table: pd.DataFrame, n_with_regions: int) -
         "n_with_regions": n_with_regions,
         "median_absolute_gap_months": {
             name: _median(rows["completeness_gap_months"].abs()) for name, rows in by_method.items()
+        },
+        "median_map_error_fraction": {
+            name: _median(by_method[name]["map_error_fraction"]) for name in integrated
         },
         "median_seconds": {name: _median(rows["seconds"]) for name, rows in by_method.items()},
         "median_nodes": {name: _median(by_method[name]["nodes"]) for name in integrated},

@@ -21,12 +21,12 @@ from boneage_xai.attribution.path_integration import (
 )
 from boneage_xai.attribution.precision import GATE_CASES, GateFigures, Precision, choose_precision
 from boneage_xai.attribution.prepared import PreparedNetwork, in_bfloat16, prepare, prepare_as
-from boneage_xai.attribution.quadrature import BULK, FEWEST_NODES, RULE
+from boneage_xai.attribution.quadrature import FEWEST_NODES, RULE
 from boneage_xai.errors import AttributionError, ConfigError
 from boneage_xai.types import FloatImage
 
 # Gradients in bfloat16 carry a gap of their own that more nodes hardly lower.
-_MOST_NODES_BFLOAT16 = 65
+_MOST_NODES_BFLOAT16 = 129
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Integrator:
     def record(self) -> dict[str, Any]:
         """Return how maps are computed, for ``analysis.json``."""
         return {
-            "rule": f"{RULE}: the panels that hold {BULK:.0%} of the measured error are halved",
+            "rule": f"{RULE}: the panels that hold most of the measured roughness are halved",
             "network": self.prepared.note,
             "parity_months": self.prepared.parity_months,
             "batch_size": self.batch_size,
@@ -187,9 +187,6 @@ def attribute_batch(
         if precision.network is not None:
             fewest = FEWEST_NODES * max(map(len, baselines))
             most = max(_MOST_NODES_BFLOAT16, 2 * fewest, 2 * settings.min_nodes)
-            noise_months = 0.0
-            if precision.figures is not None:
-                noise_months = precision.figures.prediction_change_months
             integrals = integrate_batch(
                 network,
                 images,
@@ -198,7 +195,6 @@ def attribute_batch(
                 settings.model_copy(update={"max_nodes": min(settings.max_nodes, most)}),
                 batch_size=batch_size,
                 gradient_network=precision.network,
-                noise_months=noise_months,
             )
             done = {
                 index: (integral, precision.name)
@@ -234,6 +230,7 @@ def attributed_map(integral: PathIntegral, precision: str, baseline: str) -> Att
         baseline=baseline,
         baseline_prediction_months=integral.baseline_prediction_months,
         completeness_gap_months=float(map_months.sum(dtype=np.float64)) - change_months,
+        map_error_fraction=integral.map_error_fraction,
         nodes=integral.nodes,
         converged=integral.converged,
         precision=precision,

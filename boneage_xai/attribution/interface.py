@@ -28,10 +28,12 @@ class AttributionSettings(BaseModel):
         gap_tolerance_months: nodes are added until the completeness gap is at most this …
         gap_tolerance_fraction: … or this fraction of the difference between the predictions
             at image and baseline, whichever is larger.
-        min_nodes: gradients per case to begin with. A gap within the tolerance says little on
-            single pixels, whose error falls as nodes are added.
-        max_nodes: gradients per case at most, in each precision; a case whose gap is larger
-            still is marked as not converged.
+        map_tolerance_fraction: and until the estimated error of integration, summed over pixels
+            without sign, is at most this fraction of the map's magnitude: a gap within its
+            tolerance says little on single pixels.
+        min_nodes: gradients per case to begin with.
+        max_nodes: gradients per case at most, in each precision; a case that still is not within
+            both tolerances is marked as not converged.
         precision: ``float32``; ``bfloat16`` where a check on a few cases lets it pass;
             ``auto`` tries bfloat16 where the machine computes it fast and the cases are many.
         memory_budget_mb: memory for activations and gradients; does not change maps.
@@ -60,7 +62,8 @@ class AttributionSettings(BaseModel):
     baseline: BaselineName = "black"
     gap_tolerance_months: float = Field(default=0.5, ge=0)
     gap_tolerance_fraction: float = Field(default=0.01, ge=0, lt=1)
-    min_nodes: int = Field(default=33, ge=3)
+    map_tolerance_fraction: float = Field(default=0.01, gt=0)
+    min_nodes: int = Field(default=17, ge=3)
     max_nodes: int = Field(default=256, ge=3)
     precision: PrecisionName = "auto"
     memory_budget_mb: int = Field(default=1024, ge=1)
@@ -110,8 +113,10 @@ class AttributedMap:
         baseline_prediction_months: the network's output for the baseline, None likewise.
         completeness_gap_months: sum of the map minus (prediction - prediction at the
             baseline), None where the method promises no completeness.
+        map_error_fraction: estimated error of integration, the sum over pixels of its magnitude as
+            a fraction of that of the map, None where it is not estimated.
         nodes: gradients that were computed, None for methods that follow no path.
-        converged: whether the gap is within the tolerance, None likewise.
+        converged: whether gap and error are within their tolerances, None likewise.
         precision: in which gradients were computed, None likewise.
     """
 
@@ -120,6 +125,7 @@ class AttributedMap:
     baseline: str | None = None
     baseline_prediction_months: float | None = None
     completeness_gap_months: float | None = None
+    map_error_fraction: float | None = None
     nodes: int | None = None
     converged: bool | None = None
     precision: str | None = None

@@ -6,8 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +15,12 @@ from torch import Tensor, nn
 
 from boneage_xai.attribution.gradients import gradients, predictions
 from boneage_xai.attribution.interface import AttributionSettings
-from boneage_xai.attribution.quadrature import AdaptiveQuadrature, Node
+from boneage_xai.attribution.quadrature import AdaptiveQuadrature, Node, Panel
 from boneage_xai.errors import AttributionError
 
 # Nodes that a case is expected to take, for deciding how many cases are begun at once.
 _USUAL_NODES = 64
+_STEP = 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,10 @@ class PathIntegral:
         prediction_months: float32 network's output for the image.
         baseline_prediction_months: the same for the baselines, averaged.
         gap_months: sum of the map minus the difference of the two.
+        map_error_fraction: estimated error of integration: the sum over pixels of the magnitude of
+            the error, as a fraction of the sum of the map's magnitudes.
         nodes: gradients computed.
-        converged: whether the gap is within the tolerance, and not only because errors along the
-            path cancel.
+        converged: whether gap and error are within their tolerances.
         seconds: share of the whole computation, by nodes.
     """
 
@@ -42,6 +43,7 @@ class PathIntegral:
     prediction_months: float
     baseline_prediction_months: float
     gap_months: float
+    map_error_fraction: float
     nodes: int
     converged: bool
     seconds: float
@@ -49,7 +51,11 @@ class PathIntegral:
 
 @dataclass(eq=False)
 class _Case:
-    """One case under way: its paths, its quadrature and the gradients computed so far."""
+    """One case under way: its paths, its quadrature and the gradients computed so far.
+
+    ``total``, ``errors`` and ``squares`` (H, W) are sums over the panels that there are now: of
+    their integrals, and of their roughness and its square.
+    """
 
     image: Tensor
     baselines: Tensor
@@ -57,59 +63,136 @@ class _Case:
     prediction_months: float
     baseline_predictions: list[float]
     tolerance_months: float
-    noise_months: float
+    map_tolerance_fraction: float
     quadrature: AdaptiveQuadrature
     slopes: dict[Node, Tensor] = field(default_factory=dict)
+    total: Tensor = field(init=False)
+    errors: Tensor = field(init=False)
+    squares: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total, self.errors, self.squares = (
+            torch.zeros_like(self.image[0], dtype=torch.float64) for _ in range(3)
+        )
 
     def ask(self) -> list[Node]:
         """Return the nodes to evaluate next; alpha = 1 is the image itself on every path."""
-        asked = dict.fromkeys(_place(node) for node in self.quadrature.wanted())
-        return [node for node in asked if node not in self.slopes]
+        wanted = self.quadrature.wanted()
+        asked = dict.fromkeys(_place(node) for node in wanted)
+        new = [node for node in asked if node not in self.slopes]
+        # What several paths share becomes known for all of them at once.
+        self.quadrature.record(len(wanted) - len(new))
+        return new
 
     def point(self, node: Node) -> Tensor:
         """Return the image (1, H, W) at a node."""
         return torch.lerp(self.baselines[node.path], self.image, node.alpha)
 
-    def record(self, node: Node, value: float, slope: Tensor) -> None:
-        """Keep a gradient and tell the quadrature its component along the path."""
+    def record(self, node: Node, slope: Tensor) -> None:
+        """Keep a gradient (1, H, W)."""
         self.slopes[node] = slope
-        paths = range(len(self.baselines)) if node.alpha == 1 else (node.path,)
-        for path in paths:
-            along = (slope.double() * self._step(path)).sum()
-            self.quadrature.record(Node(path, node.alpha), value, float(along))
+        self.quadrature.record()
+
+    def measure(self) -> None:
+        """Add the panels that are new."""
+        panels = self.quadrature.unmeasured()
+        rough = self._add(panels, 1)
+        for panel, size in zip(panels, rough.abs().sum(dim=(1, 2)).tolist(), strict=True):
+            self.quadrature.measure(panel, size)
+
+    def refine(self) -> bool:
+        """Halve the roughest panels; False where that is of no use."""
+        fraction = self.map_error_fraction()
+        # What is no number will not become one.
+        if not math.isfinite(fraction) or self.is_converged():
+            return False
+        # Where the gap alone is too large, nobody knows by how much it falls: in small steps.
+        needed = self.map_tolerance_fraction / fraction if fraction > 0 else 1.0
+        halved = self.quadrature.refine(needed if needed < 1 else _STEP)
+        if halved:
+            self._add(halved, -1)
+        return bool(halved)
+
+    def gap_months(self) -> float:
+        """Return the map's sum minus the change of the prediction."""
+        return float(self.total.sum()) - self.change_months()
+
+    def change_months(self) -> float:
+        """Return the prediction at the image minus that at the baselines, averaged."""
+        return self.prediction_months - float(np.mean(self.baseline_predictions))
+
+    def map_error_fraction(self) -> float:
+        """Return the estimated error of the map, relative to it.
+
+        Where gradients jump, halving a panel halves its error, and errors of panels add up like
+        independent ones; where they bend smoothly, it leaves a quarter, and they add up as they
+        are. At each pixel the larger estimate counts.
+        """
+        jumping = self.squares.clamp_min(0).sqrt() / 2
+        bending = self.errors.abs() / 3
+        error, size = float(torch.maximum(jumping, bending).sum()), float(self.total.abs().sum())
+        return error / size if size > 0 else error
 
     def is_converged(self) -> bool:
-        """Return whether the gap is within the tolerance, and not because errors cancel."""
-        ends = 2 * len(self.quadrature.panels)
-        # The panels' errors are averaged over the paths, and so is their noise.
-        noise_months = self.noise_months * math.sqrt(ends) / len(self.quadrature.changes)
-        allowed_months = math.hypot(self.tolerance_months, noise_months)
+        """Return whether gap and error are within their tolerances."""
         return (
-            abs(self.quadrature.error()) <= self.tolerance_months
-            and self.quadrature.scatter() <= allowed_months
+            abs(self.gap_months()) <= self.tolerance_months
+            and self.map_error_fraction() <= self.map_tolerance_fraction
         )
-
-    def wants_more(self) -> bool:
-        """Return whether more nodes are needed, and would help."""
-        # A gap that is no number will not become one.
-        return math.isfinite(self.quadrature.scatter()) and not self.is_converged()
 
     def integral(self) -> Tensor:
         """Return the map (H, W) in float64, summed in an order that no batch changes."""
-        total = torch.zeros_like(self.image[0], dtype=torch.float64)
+        total = torch.zeros_like(self.total)
         weights = self.quadrature.weights()
         for path in range(len(self.baselines)):
             mean_slope = torch.zeros_like(total)
             for node in sorted(node for node in weights if node.path == path):
                 mean_slope.add_(self.slopes[_place(node)][0].double(), alpha=weights[node])
-            total.addcmul_(mean_slope, self._step(path)[0])
+            total.addcmul_(mean_slope, self._step(path)[0].double())
         return total
 
+    def finished(self, nodes: int) -> PathIntegral:
+        """Return the integral after so many gradients, and let go of them."""
+        fraction, map_months = self.map_error_fraction(), self.integral().cpu().numpy()
+        gap_months = float(map_months.sum()) - self.change_months()
+        converged = (
+            abs(gap_months) <= self.tolerance_months and fraction <= self.map_tolerance_fraction
+        )
+        self.slopes.clear()
+        return PathIntegral(
+            map_months,
+            self.prediction_months,
+            self.prediction_months - self.change_months(),
+            gap_months,
+            fraction,
+            nodes,
+            converged,
+            seconds=math.nan,
+        )
+
+    def _add(self, panels: Sequence[Panel], sign: int) -> Tensor:
+        """Add panels to the sums, or take them away; return their roughness (k, H, W)."""
+        nodes = [[_place(node) for node in panel.nodes()] for panel in panels]
+        low, middle, high = (
+            torch.stack([self.slopes[node][0] for node in row]) for row in zip(*nodes, strict=True)
+        )
+        step = torch.stack([self._step(panel.path)[0] for panel in panels])
+        widths = [panel.width / len(self.baselines) for panel in panels]
+        step = step * step.new_tensor(widths).view(-1, 1, 1)
+        mean_ends = (low + high) / 2
+        parts = (mean_ends + middle) * step / 2
+        rough = (mean_ends - middle) * step / 2
+        self.total.add_(parts.sum(dim=0, dtype=torch.float64), alpha=sign)
+        self.errors.add_(rough.sum(dim=0, dtype=torch.float64), alpha=sign)
+        self.squares.add_(rough.double().square().sum(dim=0), alpha=sign)
+        return rough
+
     def _step(self, path: int) -> Tensor:
-        return self.image.double() - self.baselines[path].double()
+        return self.image - self.baselines[path]
 
 
 def _place(node: Node) -> Node:
+    """Return the node under which a gradient is kept: all paths end at the image."""
     return Node(0, 1.0) if node.alpha == 1 else node
 
 
@@ -122,13 +205,12 @@ def integrate_batch(
     *,
     batch_size: int,
     gradient_network: nn.Module | None = None,
-    noise_months: float = 0.0,
 ) -> list[PathIntegral]:
     """Integrate the gradients of several cases along straight paths from their baselines.
 
-    Each case begins with a coarse rule and is refined where its own predictions show the rule
-    to be wrong, until its completeness gap is within the tolerance, and not only because errors
-    along the path happen to cancel, or until it has ``max_nodes``.
+    Each case begins with a coarse rule and is refined where its gradients change most, until its
+    completeness gap and the estimated error of its map are within their tolerances, or until it
+    has ``max_nodes``.
     Nodes of all cases wait in one queue and are evaluated in batches. How cases are batched
     changes rounding only; where rounding decides which panel is halved, maps may differ by what
     the tolerance allows.
@@ -138,11 +220,10 @@ def integrate_batch(
         images: (n, 1, H, W) in [0, 1].
         baselines: n tensors (k, 1, H, W); the integrals from k baselines are averaged.
         is_male: (n,) 0 or 1, held fixed along the paths.
-        settings: tolerance, max_nodes, memory_budget_mb.
+        settings: tolerances, max_nodes, memory_budget_mb.
         batch_size: images a step.
         gradient_network: computes the gradients, for instance in bfloat16; None takes
-            ``network``. Its own predictions only say where to refine.
-        noise_months: how far those predictions are from ``network``'s.
+            ``network``.
 
     Returns:
         One integral per case, in order. Those that did not converge are marked, not dropped.
@@ -152,12 +233,12 @@ def integrate_batch(
     """
     _check_shapes(images, baselines, is_male)
     started = time.perf_counter()
-    cases = _begin(network, images, baselines, is_male, settings, batch_size, noise_months)
+    cases = _begin(network, images, baselines, is_male, settings, batch_size)
     computing = network if gradient_network is None else gradient_network
     waiting = deque(enumerate(cases))
     queue: deque[tuple[int, Node]] = deque()
     asked = [0] * len(cases)
-    maps: dict[int, npt.NDArray[np.float64]] = {}
+    done: dict[int, PathIntegral] = {}
     active = 0
     most_active = max(1, half_budget_bytes(settings) // (_USUAL_NODES * _bytes(images[0])))
     while waiting or queue:
@@ -166,62 +247,27 @@ def integrate_batch(
             queue.extend((index, node) for node in case.ask())
             active += 1
         step = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
-        values, slopes = gradients(
+        _, slopes = gradients(
             computing,
             torch.stack([cases[index].point(node) for index, node in step]),
             torch.stack([cases[index].is_male for index, _ in step]),
             batch_size,
         )
-        for (index, node), value, slope in zip(step, values.tolist(), slopes, strict=True):
-            cases[index].record(node, value, slope.clone())
+        for (index, node), slope in zip(step, slopes, strict=True):
+            cases[index].record(node, slope.clone())
             asked[index] += 1
         for index in dict.fromkeys(index for index, _ in step):
             case = cases[index]
             if not case.quadrature.is_settled():
                 continue
-            if case.wants_more() and case.quadrature.refine():
+            case.measure()
+            if case.refine():
                 queue.extend((index, new) for new in case.ask())
                 continue
-            maps[index] = case.integral().cpu().numpy()
-            case.slopes.clear()
+            done[index] = case.finished(asked[index])
             active -= 1
     seconds = (time.perf_counter() - started) / sum(asked)
-    return [
-        _finished(case, maps[index], asked[index], seconds * asked[index])
-        for index, case in enumerate(cases)
-    ]
-
-
-def weighted_gradients(
-    network: nn.Module,
-    image: Tensor,
-    baseline: Tensor,
-    is_male: Tensor,
-    nodes: Sequence[float] | npt.NDArray[np.floating[Any]],
-    weights: Sequence[float] | npt.NDArray[np.floating[Any]],
-    batch_size: int,
-) -> npt.NDArray[np.float64]:
-    """Integrate along one path with a given rule, the plain formula of Integrated Gradients.
-
-    Args:
-        network: frozen, in evaluation mode.
-        image: (1, 1, H, W) in [0, 1].
-        baseline: (1, 1, H, W).
-        is_male: (1,) 0 or 1.
-        nodes: (k,) places on the path from 0 to 1.
-        weights: (k,) summing to 1.
-        batch_size: images a step.
-
-    Returns:
-        (H, W) months.
-    """
-    points = torch.cat([torch.lerp(baseline, image, float(node)) for node in nodes])
-    _, slopes = gradients(network, points, is_male.repeat(len(nodes)), batch_size)
-    shares = torch.as_tensor(np.asarray(weights, dtype=np.float64)).to(slopes.device)
-    mean_slope = torch.einsum("k,kchw->hw", shares, slopes.double())
-    step = (image.double() - baseline.double())[0, 0]
-    result: npt.NDArray[np.float64] = (mean_slope * step).cpu().numpy()
-    return result
+    return [replace(done[index], seconds=seconds * asked[index]) for index in range(len(cases))]
 
 
 def half_budget_bytes(settings: AttributionSettings) -> int:
@@ -255,7 +301,6 @@ def _begin(
     is_male: Tensor,
     settings: AttributionSettings,
     batch_size: int,
-    noise_months: float,
 ) -> list[_Case]:
     at_images = predictions(network, images, is_male, batch_size).tolist()
     # Cases may share their baselines, as the references of expected gradients: once is enough.
@@ -275,24 +320,8 @@ def _begin(
                 at_images[index],
                 shared[key],
                 settings.tolerance_months(float(np.mean(changes))),
-                noise_months,
-                AdaptiveQuadrature(changes, settings.min_nodes, settings.max_nodes),
+                settings.map_tolerance_fraction,
+                AdaptiveQuadrature(len(changes), settings.min_nodes, settings.max_nodes),
             )
         )
     return cases
-
-
-def _finished(
-    case: _Case, map_months: npt.NDArray[np.float64], nodes: int, seconds: float
-) -> PathIntegral:
-    baseline_months = float(np.mean(case.baseline_predictions))
-    gap_months = float(map_months.sum()) - (case.prediction_months - baseline_months)
-    return PathIntegral(
-        map_months,
-        case.prediction_months,
-        baseline_months,
-        gap_months,
-        nodes,
-        case.is_converged(),
-        seconds,
-    )

@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from boneage_xai.attribution.forward import months, untouched
 from boneage_xai.errors import AttributionError
+from boneage_xai.models.backbones import feature_children
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +42,39 @@ class PreparedNetwork:
     note: str
 
 
+class _Casting(nn.Module):
+    """Run a part of a network in a type of its own."""
+
+    def __init__(self, part: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.inner = part.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as modules name it
+        output: Tensor = self.inner(input.to(self.dtype))
+        return output
+
+
 class _InBfloat16(nn.Module):
-    """Run a backbone in bfloat16 between float32 images and float32 features."""
+    """Run a backbone in bfloat16 from its first max pooling on, between float32 and float32.
+
+    A max pooling gives its gradient to the largest of its inputs. In bfloat16 neighbours of a
+    smooth image are often equal, and which of them gets it is chance; in the first stage, where
+    that decides on single pixels, maps suffer. So what comes before stays in float32.
+    """
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.inner = backbone.to(torch.bfloat16)
+        self.inner = backbone
+        parts = feature_children(backbone)
+        poolings = [n for n, (_, _, part) in enumerate(parts) if isinstance(part, nn.MaxPool2d)]
+        in_float32 = poolings[0] + 1 if poolings else 0
+        for n, (owner, name, part) in enumerate(parts):
+            dtype = torch.float32 if n < in_float32 else torch.bfloat16
+            setattr(owner, name, _Casting(part, dtype))
 
     def forward(self, image: Tensor) -> Tensor:
-        features: Tensor = self.inner(image.to(torch.bfloat16))
+        features: Tensor = self.inner(image)
         return features.float()
 
 
@@ -140,7 +165,7 @@ def prepare_as(network: nn.Module, folded: int, parity_months: float, note: str)
 
 
 def in_bfloat16(prepared: PreparedNetwork) -> nn.Module | None:
-    """Return a copy whose backbone computes in bfloat16 and whose head in float32.
+    """Return a copy whose backbone computes in bfloat16, but for its stem, and its head in float32.
 
     Args:
         prepared: the copy in float32; not touched.

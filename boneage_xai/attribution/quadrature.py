@@ -1,14 +1,14 @@
-"""Numerical integration along a path, refined where it is measured to be wrong.
+"""Numerical integration along a path, refined where the integrand is measured to be rough.
 
-Integrated Gradients integrates the slope of the prediction along a path from a baseline
-(alpha = 0) to the image (alpha = 1). The slope's integral over any part of the path is known
-without integrating: it is the prediction at the part's end minus that at its start. So the error
-of a rule on each part is measured, not estimated, and nodes go where they are missing.
+Integrated Gradients integrates gradients along a path from a baseline (alpha = 0) to the image
+(alpha = 1). Gradients of networks with ReLUs jump along the path, and where they jump differs from
+pixel to pixel. So panels are halved where their gradients differ most, and not only where
+the error of the map's sum is large.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +16,15 @@ import numpy.typing as npt
 
 from boneage_xai.errors import AttributionError
 
-RULE = "adaptive composite Simpson"
-SIMPSON = (1 / 6, 4 / 6, 1 / 6)
+RULE = "adaptive composite trapezoidal rule"
+# A panel is two intervals of the trapezoidal rule.
+WEIGHTS = (1 / 4, 2 / 4, 1 / 4)
 FEWEST_NODES = 3
-# Panels that together hold this share of the error are halved in one round.
+# Panels that together hold this share of the roughness are halved in one round at most.
 BULK = 0.5
+# An integrand that jumps once in a panel jumps in one of its halves, which is half as wide: of
+# the square of the panel's roughness a quarter is left.
+_LEFT_OF_SQUARE = 0.25
 # Narrower panels are left alone: float32 images could no longer tell their nodes apart.
 NARROWEST = 2.0**-20
 
@@ -39,8 +43,13 @@ class Panel(NamedTuple):
     low: float
     high: float
 
+    @property
+    def width(self) -> float:
+        """The share of its path."""
+        return self.high - self.low
+
     def nodes(self) -> tuple[Node, Node, Node]:
-        """Return the nodes of Simpson's rule."""
+        """Return both ends and the middle."""
         middle = (self.low + self.high) / 2
         return Node(self.path, self.low), Node(self.path, middle), Node(self.path, self.high)
 
@@ -64,125 +73,125 @@ def start_panels(n_paths: int, nodes: int) -> list[Panel]:
     ]
 
 
-def worst(errors: npt.NDArray[np.float64], most: int, bulk: float = BULK) -> list[int]:
-    """Choose the fewest panels that together hold a share of the absolute error.
+def worst(
+    roughness: npt.NDArray[np.floating], most: int, ratio: float = 0.0, bulk: float = BULK
+) -> list[int]:
+    """Choose the fewest panels that need to be halved.
 
     Args:
-        errors: (n,) signed error of each panel.
+        roughness: (n,) sizes, from 0 up.
         most: at most so many.
-        bulk: the share.
+        ratio: to what share of itself the root of the sum of squares is to fall; no more panels
+            are chosen than should do that.
+        bulk: the share of the sum that no more panels are chosen than hold together.
 
     Returns:
-        Positions, in order; ties go to the earlier panel; none where all is exact.
+        Positions, in order; ties go to the earlier panel; none where all is smooth.
 
     Source: Dörfler, A Convergent Adaptive Algorithm for Poisson's Equation, 1996.
     """
-    sizes = np.abs(errors)
-    order = np.argsort(-sizes, kind="stable")
-    held = np.cumsum(sizes[order])
-    needed = int(np.searchsorted(held, bulk * held[-1])) + 1 if held[-1] > 0 else 0
-    return sorted(int(index) for index in order[: min(needed, most)])
+    order = np.argsort(-roughness, kind="stable")
+    held = np.cumsum(roughness[order])
+    if not len(held) or not held[-1] > 0:
+        return []
+    squares = np.cumsum(roughness[order] ** 2)
+    left = squares[-1] - (1 - _LEFT_OF_SQUARE) * squares
+    for_bulk = int(np.searchsorted(held, bulk * held[-1])) + 1
+    enough = np.flatnonzero(left <= ratio**2 * squares[-1])
+    for_ratio = int(enough[0]) + 1 if len(enough) else len(order)
+    return sorted(int(index) for index in order[: min(for_bulk, for_ratio, most)])
 
 
 class AdaptiveQuadrature:
-    """Composite Simpson's rule over one or more paths, whose integrals are averaged.
+    """Composite trapezoidal rule over one or more paths, whose integrals are averaged.
 
-    It asks for nodes (:meth:`wanted`), is told value and slope there (:meth:`record`), and
-    halves the worst panels (:meth:`refine`). No node is ever asked for twice and none is thrown
-    away: a panel's nodes are nodes of its halves.
+    It asks for nodes (:meth:`wanted`), is told when they are known (:meth:`record`) and how rough
+    the integrand is on each panel (:meth:`measure`), and halves the roughest (:meth:`refine`).
+    No node is ever asked for twice and none is thrown away: a panel's nodes are nodes of its
+    halves.
 
     Args:
-        changes: (paths,) the known integral of each path's slope, its total change.
+        n_paths: paths.
         min_nodes: nodes to begin with, as far as they divide into panels.
         max_nodes: nodes that may be asked for, at least three a path.
 
     Raises:
         AttributionError: fewer nodes than the coarsest rule has.
 
-    Source: Simpson's rule with bisection as in Lyness, Notes on the Adaptive Simpson Quadrature
-    Routine, 1969. There a panel's error is estimated; here it is measured.
+    Source: bisection as in Lyness, Notes on the Adaptive Simpson Quadrature Routine, 1969; the
+    trapezoidal rule in Simpson's place, since integrands jump.
     """
 
-    def __init__(self, changes: Sequence[float], min_nodes: int, max_nodes: int) -> None:
-        if not changes or max_nodes < FEWEST_NODES * len(changes):
+    def __init__(self, n_paths: int, min_nodes: int, max_nodes: int) -> None:
+        if n_paths < 1 or max_nodes < FEWEST_NODES * n_paths:
             raise AttributionError(
                 f"quadrature: expected at least {FEWEST_NODES} nodes for each of at least one "
-                f"path, found {max_nodes} nodes for {len(changes)} paths"
+                f"path, found {max_nodes} nodes for {n_paths} paths"
             )
-        self.changes = tuple(changes)
+        self.n_paths = n_paths
         self.max_nodes = max_nodes
-        most = max_nodes - len(changes) + 1
-        self.panels = start_panels(len(changes), min(min_nodes, most))
-        self.values: dict[Node, float] = {}
-        self.slopes: dict[Node, float] = {}
+        most = max_nodes - n_paths + 1
+        self.panels = start_panels(n_paths, min(min_nodes, most))
+        self.roughness: dict[Panel, float] = {}
         self._wanted = list(dict.fromkeys(node for panel in self.panels for node in panel.nodes()))
         self._n_asked = len(self._wanted)
+        self._n_known = 0
 
     def wanted(self) -> list[Node]:
         """Return the nodes to be evaluated next, each once."""
         wanted, self._wanted = self._wanted, []
         return wanted
 
-    def record(self, node: Node, value: float, slope: float) -> None:
-        """Take note of the function and its slope at a node."""
-        self.values[node] = value
-        self.slopes[node] = slope
+    def record(self, n: int = 1) -> None:
+        """Take note that so many of the nodes asked for have become known."""
+        self._n_known += n
 
     def is_settled(self) -> bool:
         """Return whether every node asked for is known."""
-        return len(self.slopes) == self._n_asked
+        return self._n_known == self._n_asked
 
-    def error(self) -> float:
-        """Return the integral minus the known change, averaged over the paths."""
-        return self._integral() - float(np.mean(self.changes))
+    def unmeasured(self) -> list[Panel]:
+        """Return the panels whose roughness is not known yet."""
+        return [panel for panel in self.panels if panel not in self.roughness]
 
-    def scatter(self) -> float:
-        """Return the root of the sum of squares of the panels' errors.
+    def measure(self, panel: Panel, roughness: float) -> None:
+        """Take note of how rough the integrand is on a panel, as a size from 0 up."""
+        self.roughness[panel] = roughness
 
-        The errors of the panels may cancel in their sum by chance; here they cannot.
+    def refine(self, ratio: float = 0.0) -> list[Panel]:
+        """Halve the roughest panels as far as the nodes allow.
+
+        Args:
+            ratio: to what share of itself the root of the sum of squares of the roughness is to
+                fall; 0 halves as many as a round may.
+
+        Returns:
+            The panels that were halved, none where none is left to halve.
         """
-        errors = np.array([self._panel_error(panel) for panel in self.panels])
-        return float(np.linalg.norm(errors)) / len(self.changes)
-
-    def refine(self) -> bool:
-        """Halve the worst panels as far as the nodes allow; False where none is left to halve."""
         most = (self.max_nodes - self._n_asked) // 2
-        wide = [n for n, panel in enumerate(self.panels) if panel.high - panel.low > NARROWEST]
+        wide = [n for n, panel in enumerate(self.panels) if panel.width > NARROWEST]
         if most < 1 or not wide:
-            return False
-        errors = np.array([self._panel_error(self.panels[index]) for index in wide])
-        chosen = {wide[index] for index in worst(errors, most)}
-        if not chosen:
-            return False
-        panels: list[Panel] = []
+            return []
+        sizes = np.array([self.roughness[self.panels[index]] for index in wide])
+        chosen = {wide[index] for index in worst(sizes, most, ratio)}
+        halved, panels = [], list[Panel]()
         for index, panel in enumerate(self.panels):
             if index not in chosen:
                 panels.append(panel)
                 continue
+            halved.append(panel)
+            del self.roughness[panel]
             for half in panel.halves():
                 panels.append(half)
                 self._wanted.append(half.nodes()[1])
         self.panels = panels
-        self._n_asked += 2 * len(chosen)
-        return True
+        self._n_asked += 2 * len(halved)
+        return halved
 
-    def weights(self) -> dict[Node, float]:
+    def weights(self) -> Mapping[Node, float]:
         """Return the weight of each node; over all paths they sum to 1."""
         weights: dict[Node, float] = {}
         for panel in sorted(self.panels):
-            width = (panel.high - panel.low) / len(self.changes)
-            for node, weight in zip(panel.nodes(), SIMPSON, strict=True):
-                weights[node] = weights.get(node, 0.0) + width * weight
+            for node, weight in zip(panel.nodes(), WEIGHTS, strict=True):
+                weights[node] = weights.get(node, 0.0) + panel.width * weight / self.n_paths
         return weights
-
-    def _integral(self) -> float:
-        weights = self.weights()
-        return float(sum(weight * self.slopes[node] for node, weight in weights.items()))
-
-    def _panel_error(self, panel: Panel) -> float:
-        low, middle, high = panel.nodes()
-        slope = sum(
-            weight * self.slopes[node]
-            for weight, node in zip(SIMPSON, (low, middle, high), strict=True)
-        )
-        return (panel.high - panel.low) * slope - (self.values[high] - self.values[low])

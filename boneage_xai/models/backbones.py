@@ -141,7 +141,7 @@ def feature_blocks(backbone: nn.Module) -> list[list[nn.Module]]:
     """
     blocks: list[list[nn.Module]] = []
     open_run = False
-    for child in _feature_children(backbone):
+    for _, _, child in feature_children(backbone):
         is_layer = next(child.children(), None) is None
         if not is_layer:
             blocks.append([child])
@@ -155,10 +155,18 @@ def feature_blocks(backbone: nn.Module) -> list[list[nn.Module]]:
     return blocks
 
 
-def _feature_children(backbone: nn.Module) -> list[nn.Module]:
-    children: list[nn.Module] = []
-    for child_name, child in backbone.named_children():
-        children.extend(child.children() if child_name in _CONTAINERS else [child])
+def feature_children(backbone: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Return the parts of a backbone in order, those in torchvision's containers one by one.
+
+    Returns:
+        For each part the module it is an attribute of, its name there, and itself.
+    """
+    children: list[tuple[nn.Module, str, nn.Module]] = []
+    for name, child in backbone.named_children():
+        if name in _CONTAINERS:
+            children.extend((child, inner, part) for inner, part in child.named_children())
+        else:
+            children.append((backbone, name, child))
     return children
 
 

@@ -151,10 +151,10 @@ def test_what_is_written_is_what_the_methods_return(
     }
     assert set(summary["median_seconds"]) == {"integrated_gradients", "gradient"}
     assert summary["n_not_converged"] == {"integrated_gradients": 0}
-    assert summary["median_nodes"]["integrated_gradients"] >= 33
+    assert summary["median_nodes"]["integrated_gradients"] >= 17
     how = summary["integration"]["integrated_gradients"]
     assert how["precision"] == "float32"
-    assert "Simpson" in how["rule"]
+    assert "trapezoidal" in how["rule"]
     assert "fewer than 16 cases" in how["reason"] or "no bfloat16 units" in how["reason"]
     json.dumps(summary)
 

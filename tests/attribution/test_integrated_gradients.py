@@ -71,7 +71,7 @@ def riemann_reference(network: nn.Module, image: Tensor, sex: Tensor, nodes: int
     ("settings", "limit"),
     [
         (AttributionSettings(), 0.025),
-        (AttributionSettings(gap_tolerance_months=0.2, min_nodes=65), 0.01),
+        (AttributionSettings(map_tolerance_fraction=0.005), 0.01),
     ],
     ids=["default", "fine"],
 )
@@ -138,7 +138,7 @@ def test_mean_of_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    "extra", [{"max_nodes": 32}, {"baseline": "grey"}, {"n_steps": 5}, {"gap_tolerance_months": -1}]
+    "extra", [{"max_nodes": 16}, {"baseline": "grey"}, {"n_steps": 5}, {"gap_tolerance_months": -1}]
 )
 def test_settings_refuse_what_they_do_not_know(extra: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(extra))):

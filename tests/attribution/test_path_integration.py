@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -17,12 +16,9 @@ from boneage_xai.attribution.gradients import bytes_per_image, fitting_batch, gr
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.path_integration import (
     PathIntegral,
-    _Case,
     integrate_batch,
-    weighted_gradients,
 )
 from boneage_xai.attribution.prepared import frozen_copy
-from boneage_xai.attribution.quadrature import AdaptiveQuadrature
 from boneage_xai.errors import AttributionError
 
 SETTINGS = AttributionSettings()
@@ -80,7 +76,8 @@ def test_quadratic_network_is_exact_by_hand() -> None:
     expected = (a * (image.square() - start.square()))[0, 0].numpy()
     np.testing.assert_allclose(integral.map_months, expected, atol=1e-12)
     assert integral.gap_months == pytest.approx(0, abs=1e-12)
-    assert integral.nodes == 33
+    assert integral.map_error_fraction == pytest.approx(0, abs=1e-12)
+    assert integral.nodes == 17
     assert integral.converged
 
 
@@ -96,28 +93,6 @@ def test_a_kink_is_found_by_hand() -> None:
     assert integral.converged
     assert integral.prediction_months == pytest.approx(60 * 1.3, abs=1e-4)
     assert integral.nodes < 80
-
-
-@pytest.mark.parametrize("n", [5, 50])
-def test_a_given_rule_is_captums(
-    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor], n: int
-) -> None:
-    images, sexes = disc_cases
-    image, sex = images[:1], sexes[:1]
-    nodes, weights = np.polynomial.legendre.leggauss(n)
-    ours = weighted_gradients(
-        frozen_copy(disc_network), image, image * 0, sex, (nodes + 1) / 2, weights / 2, 16
-    )
-    captums = IntegratedGradients(partial(months, disc_network)).attribute(
-        image,
-        baselines=image * 0,
-        additional_forward_args=(sex,),
-        n_steps=n,
-        method="gausslegendre",
-        internal_batch_size=16,
-    )
-    theirs = captums[0, 0].detach().numpy()
-    assert np.abs(ours - theirs).sum() < 1e-4 * np.abs(theirs).sum()
 
 
 def test_the_adaptive_map_is_captums_with_many_nodes(
@@ -244,7 +219,7 @@ def test_nan_ends_at_once() -> None:
         NotANumber(), image, black(image), torch.zeros(1), SETTINGS, batch_size=8
     )
     assert not integral.converged
-    assert integral.nodes == 33
+    assert integral.nodes == 17
 
 
 def test_several_baselines_are_averaged_and_share_the_image() -> None:
@@ -279,49 +254,44 @@ def test_the_gap_is_against_the_networks_own_predictions() -> None:
     assert not integral.converged
 
 
-class Jittery(Quadratic):
-    """Right gradients, but predictions off by up to four months, as if coarsely rounded."""
+def test_the_estimated_error_is_the_true_one(
+    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    network = frozen_copy(disc_network).double()
+    images, sexes = (tensor.double() for tensor in disc_cases)
 
-    def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
-        exact = super().forward(image, is_male)
-        return exact + 4 * torch.sin(1e4 * exact.detach())
-
-
-def test_noise_of_the_gradient_network_is_no_error_of_the_rule() -> None:
-    a = torch.full((1, 1, 2, 2), 10.0)
-    image = torch.ones(1, 1, 2, 2)
-    nodes = []
-    for noise_months in (0.0, 4.0):
-        (integral,) = integrate_batch(
-            Quadratic(a),
-            image,
-            black(image),
-            torch.zeros(1),
-            SETTINGS,
-            batch_size=8,
-            gradient_network=Jittery(a),
-            noise_months=noise_months,
+    def integrals(tolerance: float) -> list[PathIntegral]:
+        config = EXACT.model_copy(
+            update={"map_tolerance_fraction": tolerance, "gap_tolerance_months": 5.0}
         )
-        # Taken for an error of the rule, the jitter would have to cancel to close the gap.
-        assert integral.converged is (noise_months > 0)
-        assert integral.gap_months == pytest.approx(0, abs=1e-4)
-        nodes.append(integral.nodes)
-    assert nodes[0] > nodes[1] == 33
+        return integrate_batch(network, images, black(images), sexes, config, batch_size=16)
+
+    exact = integrals(3e-4)
+    for tolerance in (0.1, 0.03, 0.01):
+        ratios = []
+        for one, other in zip(integrals(tolerance), exact, strict=True):
+            assert one.map_error_fraction <= tolerance
+            size = np.abs(other.map_months).sum()
+            true = np.abs(one.map_months - other.map_months).sum() / size
+            ratios.append(one.map_error_fraction / true)
+        assert 0.5 < np.median(ratios) < 2
 
 
-def test_errors_that_cancel_are_no_convergence() -> None:
-    quadrature = AdaptiveQuadrature([50.0], 17, 17)
-    while wanted := quadrature.wanted():
-        for node in wanted:
-            value = 20 * math.cos(14 * math.pi * node.alpha) + 50 * node.alpha
-            slope = -280 * math.pi * math.sin(14 * math.pi * node.alpha) + 50
-            quadrature.record(node, value, slope)
-        quadrature.refine()
-    zero = torch.zeros(1, 1, 1)
-    case = _Case(zero, zero[None], zero[0, 0, 0], 50.0, [0.0], 0.5, 0.0, quadrature)
-    assert abs(quadrature.error()) < 1e-6
-    assert quadrature.scatter() > 10
-    assert not case.is_converged()
+def test_a_smooth_network_has_its_error_by_hand() -> None:
+    """The error of the trapezoidal rule for a cubic network is known."""
+
+    class Cubic(nn.Module):
+        def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+            return 10 * image.pow(3).sum(dim=(1, 2, 3))
+
+    image = torch.ones((1, 1, 2, 2), dtype=torch.float64)
+    config = AttributionSettings(min_nodes=17, max_nodes=17)
+    (integral,) = integrate_batch(
+        Cubic(), image, black(image), torch.zeros(1).double(), config, batch_size=8
+    )
+    # Slope 30 a²: the error of 16 intervals is 60 / 12 / 16² at each pixel, of 10.
+    assert integral.map_months == pytest.approx(10 + 60 / 12 / 256, rel=1e-12)
+    assert integral.map_error_fraction == pytest.approx(60 / 12 / 256 / 10, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ class Offset(nn.Module):
 
 @pytest.fixture
 def tender_network(disc_network: nn.Module) -> nn.Module:
-    disc_network.backbone.insert(0, Offset())
+    """Return a network that loses digits after its pooling, where it is in bfloat16."""
+    disc_network.backbone.insert(4, Offset())
     return disc_network
 
 
@@ -112,8 +113,9 @@ def test_a_tender_network_is_refused(
         {"map_correlation": float("nan")},
         {"prediction_change_months": 1.1},
         {"prediction_change_months": float("nan")},
-        {"gap_change_months": 0.6},
-        {"gap_change_months": float("nan")},
+        {"map_rank_correlation": 0.98},
+        {"map_rank_correlation": float("nan")},
+        {"share_closed": 0.5},
     ],
 )
 def test_each_figure_can_refuse(
@@ -126,8 +128,8 @@ def test_each_figure_can_refuse(
         "n": 4,
         "prediction_change_months": 0.2,
         "map_correlation": 0.9999,
-        "gap_change_months": 0.1,
-        "allowed_gap_change_months": 0.5,
+        "map_rank_correlation": 0.995,
+        "share_closed": 1.0,
     }
     monkeypatch.setattr(module, "_measure", lambda *_: module.GateFigures(**good))
     assert choose(tough_network, disc_cases, HALF, 4).name == "bfloat16"
@@ -185,14 +187,14 @@ def test_cases_that_bfloat16_does_not_close_are_done_again(
     results = attribute_batch(integrator, images, sexes)
     again = [integral for integral, precision in results if precision == "float32"]
     assert again
-    # What bfloat16 cost in vain is counted: two runs begin with 33 nodes each.
-    assert min(integral.nodes for integral in again) >= 65 + 33
+    # What bfloat16 cost in vain is counted.
+    assert min(integral.nodes for integral in again) > 65
     assert all(integral.converged for integral, _ in results)
 
 
 def blind(measure: Any) -> Any:
     def measured(*arguments: Any) -> module.GateFigures:
         found = measure(*arguments)
-        return module.GateFigures(found.n, found.prediction_change_months, 1.0, 0.0, 1.0)
+        return module.GateFigures(found.n, found.prediction_change_months, 1.0, 1.0, 1.0)
 
     return measured

@@ -74,7 +74,7 @@ def test_studied_networks_fold_and_predict_the_same(name: str) -> None:
 def test_studied_networks_are_explained(name: str) -> None:
     network = studied_network(name, output="value")
     images, sexes = images_for(STUDIED[name], n=1)
-    settings = AttributionSettings(min_nodes=9, max_nodes=33)
+    settings = AttributionSettings(min_nodes=9, max_nodes=33, map_tolerance_fraction=1)
     attributed = integrated_gradients(network, images, sexes, settings)
     network.eval()
     with torch.no_grad():
@@ -179,7 +179,8 @@ def test_bfloat16_copy_keeps_the_head_in_float32(disc_network: nn.Module) -> Non
     prepared = prepare(disc_network, images, sexes)
     half = in_bfloat16(prepared)
     assert half is not None
-    assert {p.dtype for p in half.get_submodule("backbone").parameters()} == {torch.bfloat16}
+    after_pooling = half.get_submodule("backbone.inner.4").parameters()
+    assert {p.dtype for p in after_pooling} == {torch.bfloat16}
     assert {p.dtype for p in half.get_submodule("head").parameters()} == {torch.float32}
     assert {p.dtype for p in prepared.network.parameters()} == {torch.float32}
     with torch.no_grad():
@@ -194,3 +195,35 @@ def test_a_network_that_cannot_be_copied_is_named() -> None:
     network.lock = threading.Lock()
     with pytest.raises(AttributionError, match="Pair: expected a network that can be copied"):
         frozen_copy(network)
+
+
+@pytest.mark.parametrize("name", STUDIED)
+def test_bfloat16_begins_after_the_first_max_pooling(name: str) -> None:
+    network = studied_network(name)
+    size_px = STUDIED[name]
+    images, sexes = torch.rand(2, 1, size_px, size_px), torch.tensor([0.0, 1.0])
+    prepared = prepare(network, images, sexes)
+    half = in_bfloat16(prepared)
+    assert half is not None
+    kinds: list[str] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        kind = "pool" if isinstance(module, nn.MaxPool2d) else str(inputs[0].dtype)
+        if kind not in kinds[-1:]:
+            kinds.append(kind)
+
+    hooks = [
+        module.register_forward_pre_hook(note)
+        for module in half.modules()
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.Linear)
+    ]
+    with torch.no_grad():
+        predicted = half(images, sexes)
+    for hook in hooks:
+        hook.remove()
+    assert kinds[:3] == ["torch.float32", "pool", "torch.bfloat16"]
+    assert kinds[-1] == "torch.float32"
+    assert predicted.dtype == torch.float32
+    assert (predicted - prepared.network(images, sexes)).abs().max() < 3
+    # The float32 copy is left as it was.
+    assert {parameter.dtype for parameter in prepared.network.parameters()} == {torch.float32}

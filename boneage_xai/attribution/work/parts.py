@@ -28,6 +28,7 @@ ATTRIBUTION_TYPES = {
     "prediction_months": "float64",
     "baseline_prediction_months": "float64",
     "completeness_gap_months": "float64",
+    "map_error_fraction": "float64",
     "nodes": "Int64",
     "converged": "boolean",
     "precision": "string",
