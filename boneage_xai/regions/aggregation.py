@@ -169,6 +169,25 @@ def _bootstrap_limits(
     tables: Sequence[npt.NDArray[np.float64]], resamples: int, confidence: float, seed: int
 ) -> list[npt.NDArray[np.float64]]:
     """Return per (cases, regions) table its (2, regions) limits of the mean."""
+    enough = (~np.isnan(tables[0])).sum(axis=0) >= 2
+    sampled = bootstrap_means(tables, resamples=resamples, seed=seed)
+    return [percentile_limits(np.where(enough, means, np.nan), confidence) for means in sampled]
+
+
+def bootstrap_means(
+    tables: Sequence[npt.NDArray[np.float64]], *, resamples: int = 1000, seed: int = 0
+) -> list[npt.NDArray[np.float64]]:
+    """Average tables over cases that are drawn with replacement, the same ones for all tables.
+
+    Args:
+        tables: each (cases, columns), of the same cases; NaN in the same places of all, where a
+            case is left out of the mean of that column.
+        resamples: number of bootstrap resamples.
+        seed: of the resampling.
+
+    Returns:
+        Per table its means, (resamples, columns); NaN where no case with a value was drawn.
+    """
     rng = np.random.default_rng(seed)
     cases = tables[0].shape[0]
     present = (~np.isnan(tables[0])).astype(np.float64)
@@ -182,13 +201,19 @@ def _bootstrap_limits(
         for position, table in enumerate(filled):
             with np.errstate(invalid="ignore"):
                 means[position].append((weights @ table) / drawn)
+    return [np.concatenate(parts) for parts in means]
+
+
+def percentile_limits(
+    sampled: npt.NDArray[np.float64], confidence: float = 0.95
+) -> npt.NDArray[np.float64]:
+    """Return the percentile interval (2, columns) of resampled values (resamples, columns).
+
+    NaN among the resampled values are left out; a column without any other has NaN limits.
+    """
     tail = 100 * (1 - confidence) / 2
-    enough = present.sum(axis=0) >= 2
-    limits = []
-    for parts in means:
-        limit = np.full((2, present.shape[1]), np.nan)
-        if enough.any():
-            sampled = np.concatenate(parts)[:, enough]
-            limit[:, enough] = np.nanpercentile(sampled, [tail, 100 - tail], axis=0)
-        limits.append(limit)
+    limits = np.full((2, sampled.shape[1]), np.nan)
+    known = ~np.isnan(sampled).all(axis=0)
+    if known.any():
+        limits[:, known] = np.nanpercentile(sampled[:, known], [tail, 100 - tail], axis=0)
     return limits
