@@ -215,6 +215,17 @@ def attribute(
     ray_workers: Annotated[
         int | None, typer.Option(help="Workers at most. [default: as many as fit]", min=1)
     ] = None,
+    random_weights: Annotated[
+        bool,
+        typer.Option(
+            "--random-weights",
+            help="Explain a copy whose weights are random, as a control; --out "
+            "ANALYSIS/random-weights is where the report on ANALYSIS finds it.",
+        ),
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of --random-weights. [default: 0]", min=0)
+    ] = None,
     split: SplitOption = "held-out",
     column: ColumnOption = None,
     skip_problems: SkipOption = False,
@@ -226,6 +237,7 @@ def attribute(
 
     Killed at any moment, it goes on with the same command and --resume.
     """
+    from boneage_xai.analysis.random_control import with_random_weights
     from boneage_xai.analysis.run_analysis import attribute_run, prepare_run
     from boneage_xai.attribution.interface import AttributionSettings
     from boneage_xai.attribution.requirements import hidden_layers
@@ -247,6 +259,8 @@ def attribute(
     )
     if engine == "local" and (ray_address, ray_workers) != (None, None):
         raise ConfigError("--ray-address, --ray-workers: expected --engine ray, found local")
+    if seed is not None and not random_weights:
+        raise ConfigError("--seed: expected --random-weights, whose seed it is, found none")
     model = one_model(run, card)
     note_unknown_training(model)
     chosen, left_out = one_cohort(data, column, skip_problems, model.cohort_name)
@@ -262,6 +276,8 @@ def attribute(
             cache_folder=cache,
             progress=decoding,
         )
+        if random_weights:
+            prepared = with_random_weights(prepared, seed or 0)
         folder = attribute_run(
             prepared,
             out,

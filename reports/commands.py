@@ -86,5 +86,7 @@ def commands(folder: AnalysisFolder) -> dict[str, str]:
         if data.get("split"):
             words += ["--split", str(data["split"])]
         options = _OPTIONS[step](detail) if step in _OPTIONS else []
+        if step == "attribute" and (random := run.get("random_weights")):
+            options += ["--random-weights", "--seed", str(random.get("seed", 0))]
         made[str(step)] = shlex.join(words + options)
     return {**made, "report": shlex.join(["boneage-xai", "report", str(folder.path)])}

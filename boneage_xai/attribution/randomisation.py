@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from boneage_xai.attribution.forward import check_single, months, untouched
 from boneage_xai.attribution.interface import AttributionMethod, AttributionSettings
@@ -144,6 +145,51 @@ def randomise_parameters(
                     }
                 )
     return Randomisation(pd.DataFrame(rows), threshold)
+
+
+def randomised_network(network: nn.Module, seed: int, images: Tensor, is_male: Tensor) -> nn.Module:
+    """Return a private copy whose every weight is random, as before any training.
+
+    Each module is set by its own ``reset_parameters``; where it has none, each parameter becomes
+    normal with its own mean and standard deviation. Running statistics of BatchNorm are then
+    measured on the images in one pass, since those of the trained network belong to its weights.
+    Buffers, such as an age scale, stay.
+
+    Args:
+        network: ``network(image (N, 1, H, W) in [0, 1], is_male (N,)) -> (N,)`` months.
+        seed: of the weights.
+        images: (n, 1, H, W) in [0, 1]; two at least where there is BatchNorm.
+        is_male: (n,) 0 or 1.
+
+    Returns:
+        The copy, in evaluation mode and with frozen parameters.
+
+    Raises:
+        AttributionError: a network that cannot be copied or has no parameters, or too few images.
+    """
+    randomised = frozen_copy(network)
+    own = [module for module in randomised.modules() if any(_parameters(module))]
+    if not own:
+        raise AttributionError("randomisation: expected a network with parameters, found none")
+    for position, module in enumerate(own):
+        _reset(module, [seed, position])
+    norms = [module for module in randomised.modules() if isinstance(module, _BatchNorm)]
+    if norms and len(images) < 2:
+        raise AttributionError(
+            "randomisation: expected at least 2 images to measure BatchNorm on, "
+            f"found {len(images)}"
+        )
+    momenta = [norm.momentum for norm in norms]
+    with untouched(randomised), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            # One batch alone makes the statistics.
+            norm.training, norm.momentum = True, 1.0
+        if norms:
+            months(randomised, images.detach().clone(), is_male.detach().clone())
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return randomised
 
 
 def top_down(network: nn.Module, image: Tensor, is_male: Tensor) -> list[str]:

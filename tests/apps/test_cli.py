@@ -70,6 +70,16 @@ def test_the_main_job(
     assert "float32" in summary["integration"]["integrated_gradients"]["precision"]
     assert cli(*attribute) == 2
     assert "--replace" not in capsys.readouterr().out
+    assert cli(*attribute, "--seed", "1", "--replace") == 2
+    assert "--random-weights" in capsys.readouterr().err
+    random = ["--random-weights", "--limit", "2", "--method", "input_x_gradient"]
+    assert cli(*attribute, *random, "--replace") == 2
+    assert "another run" in capsys.readouterr().err
+    attribute[attribute.index(out)] = out / "random-weights"
+    assert cli(*attribute, *random, "--seed", "1") == 0
+    control = read_json(out / "random-weights" / "analysis.json")["run"]
+    assert control["random_weights"]["seed"] == 1
+    assert control["model_id"] != read_json(out / "analysis.json")["run"]["model_id"]
     capsys.readouterr()
     intervene = ["intervene", trained, "--data", phantoms, "--out", out, "--limit", "3"]
     assert cli(*intervene, "--json") == 0

@@ -14,6 +14,7 @@ from boneage_xai.attribution.methods import gradient
 from boneage_xai.attribution.randomisation import (
     Randomisation,
     randomise_parameters,
+    randomised_network,
     similarities,
     top_down,
 )
@@ -137,3 +138,63 @@ def test_what_cannot_be_compared_is_refused(disc_network: nn.Module) -> None:
         randomise_parameters(gradient, disc_network, image, SEX, np.zeros((24, 24), dtype=np.bool_))
     with pytest.raises(AttributionError, match="mask of shape"):
         randomise_parameters(gradient, disc_network, image, SEX, HAND[1:])
+
+
+class Normed(nn.Module):
+    """Convolutions with BatchNorm, whose statistics decide whether a signal survives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = 1
+        for _ in range(6):
+            layers += [nn.Conv2d(width, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()]
+            width = 4
+        self.features = nn.Sequential(*layers, nn.Dropout(0.5))
+        self.head = nn.Linear(4, 1)
+        self.register_buffer("scale", torch.tensor(40.0))
+
+    def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+        return self.scale * self.head(self.features(image).mean(dim=(2, 3)))[:, 0] + is_male
+
+
+def test_randomised_network_has_random_weights_and_measured_statistics() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Normed()
+        images = torch.rand(6, 1, 12, 12)
+    sexes = torch.ones(6)
+    network.train()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    before = torch.get_rng_state()
+    copy = randomised_network(network, 3, images, sexes)
+    assert torch.equal(before, torch.get_rng_state())
+    assert network.training
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert not any(module.training for module in copy.modules())
+    assert not any(parameter.requires_grad for parameter in copy.parameters())
+    assert torch.equal(copy.scale, network.scale)
+    for name, value in copy.named_parameters():
+        if "weight" in name and value.dim() > 1:
+            assert not torch.equal(value, state[name])
+    # Statistics by hand: what goes into the first BatchNorm, and what comes out of the last.
+    with torch.no_grad():
+        inputs = copy.features[0](images)
+        torch.testing.assert_close(copy.features[1].running_mean, inputs.mean(dim=(0, 2, 3)))
+        torch.testing.assert_close(copy.features[1].running_var, inputs.var(dim=(0, 2, 3)))
+        last = copy.features[:17](images)
+    torch.testing.assert_close(last.mean(dim=(0, 2, 3)), torch.zeros(4), rtol=0, atol=2e-2)
+    torch.testing.assert_close(last.var(dim=(0, 2, 3)), torch.ones(4), rtol=0.1, atol=0)
+    assert [module.momentum for module in copy.modules() if isinstance(module, nn.BatchNorm2d)] == [
+        0.1
+    ] * 6
+    same, other = (randomised_network(network, seed, images, sexes) for seed in (3, 4))
+    assert torch.equal(same(images, sexes), copy(images, sexes))
+    assert not torch.equal(other(images, sexes), copy(images, sexes))
+
+
+def test_randomised_network_needs_parameters_and_images() -> None:
+    with pytest.raises(AttributionError, match=r"at least 2 images .* found 1"):
+        randomised_network(Normed(), 0, torch.rand(1, 1, 12, 12), SEX)
+    with pytest.raises(AttributionError, match="with parameters"):
+        randomised_network(nn.Flatten(), 0, torch.rand(2, 1, 4, 4), torch.ones(2))
