@@ -20,6 +20,7 @@ from boneage_xai.store import AnalysisFolder
 from reports.attribution_sections import activations, attributions, regions
 from reports.blocks import Block, Drawing, Headline, HeadlineNumber, Section, Table, Text
 from reports.intervention_section import interventions
+from reports.profile_section import region_profiles
 from reports.provenance import provenance
 from reports.scoreboard_section import scoreboard
 from reports.summary import explanation_sentences
@@ -339,6 +340,7 @@ SECTIONS: dict[str, Callable[[AnalysisFolder], Section | None]] = {
     "attributions": attributions,
     "activations": activations,
     "regions": regions,
+    "region-profile": region_profiles,
     "interventions": interventions,
     "scoreboard": scoreboard,
     "provenance": provenance,
@@ -355,6 +357,10 @@ ADDED_BY: dict[str, tuple[str, str]] = {
     "attributions": ("What the network looks at", ATTRIBUTE),
     "activations": ("Activation maps by layer", ATTRIBUTE),
     "regions": ("Months per hand region", f"{ATTRIBUTE} on a source with region maps (`labels/`)"),
+    "region-profile": (
+        "Which regions drive the prediction, by age and sex",
+        f"{EVALUATE} and then {ATTRIBUTE} on a source with region maps (`labels/`)",
+    ),
     "interventions": (
         "What each region causes",
         "`boneage-xai intervene RUN --data PHANTOMS --out {folder}` on phantoms",

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import streamlit as st
 
+from boneage_xai.analysis.random_control import CONTROL_FOLDER
 from boneage_xai.figures.overlay import analysis_limit_months
 from boneage_xai.store import AnalysisFolder
 from reports.examples import attributed_cases
@@ -49,6 +50,20 @@ def attributions(folder: AnalysisFolder) -> pd.DataFrame | None:
 def regions(folder: AnalysisFolder) -> pd.DataFrame | None:
     """Return one row per case, method and region, None without region maps."""
     return _regions(str(folder.path), _changed(folder.path / "regions.parquet"))
+
+
+def profile_changes(folder: AnalysisFolder) -> tuple[int, ...]:
+    """Return when the files behind a region profile and its control were last written."""
+    control = folder.path / CONTROL_FOLDER
+    return tuple(
+        _changed(file)
+        for file in (
+            folder.path / "regions.parquet",
+            folder.path / "predictions.parquet",
+            control / "analysis.json",
+            control / "regions.parquet",
+        )
+    )
 
 
 def layers(folder: AnalysisFolder) -> list[str]:

@@ -119,6 +119,28 @@ def test_opacity_and_method_change_the_picture(open_page: Any, analysis_folder: 
     assert "promises no completeness" in _text(app)
 
 
+def test_regions_by_stage_sex_method_and_measure(open_page: Any, analysis_folder: Path) -> None:
+    app = open_page(analysis_folder, page="regions")
+    assert not app.exception
+    assert app.header[0].value == "Regions by age and sex"
+    first = _pictures(app)
+    assert len(first) == 2  # hands by stage and sex, and one of them
+    assert "nothing is concluded" in _text(app)
+    assert set(app.dataframe[0].value["region"]) == {"carpals", "radius $x"}
+    app.selectbox(key="choice-measure").select("share").run()
+    second = _pictures(app)
+    assert second[0] != first[0]
+    assert second[1] != first[1]
+    assert _asked(app, "measure") == "share"
+    app.radio(key="choice-sex").set_value("F").run()
+    third = _pictures(app)
+    assert third[0] == second[0]
+    assert third[1] != second[1]
+    app.selectbox(key="choice-method").select("gradient").run()
+    assert _pictures(app)[0] != third[0]
+    assert not app.exception
+
+
 def test_next_and_previous_walk_through_the_cases(open_page: Any, analysis_folder: Path) -> None:
     app = open_page(analysis_folder, page="case", case="1000")
     forward = next(button for button in app.button if "Next" in button.label)

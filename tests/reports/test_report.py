@@ -150,13 +150,13 @@ ATTRIBUTED = ("attributions.zarr", "attributions.parquet", "regions.parquet")
 @pytest.mark.parametrize(
     ("removed", "left_out"),
     [
-        (ATTRIBUTED, {"attributions", "activations", "regions"}),
-        (("regions.parquet",), {"regions"}),
+        (ATTRIBUTED, {"attributions", "activations", "regions", "region-profile"}),
+        (("regions.parquet",), {"regions", "region-profile"}),
         (("interventions.parquet",), {"interventions"}),
         (("scoreboard.parquet",), {"scoreboard"}),
         (("history.csv",), {"training"}),
         (("metrics.json", "predictions.parquet", "history.csv"),
-         {"data", "performance", "agreement", "subgroups", "training"}),
+         {"data", "performance", "agreement", "subgroups", "training", "region-profile"}),
         (("metrics.json", "predictions.parquet", "history.csv", "interventions.parquet",
           "scoreboard.parquet", *ATTRIBUTED), set(ADDED_BY)),
     ],
