@@ -95,13 +95,9 @@ def show(folder: AnalysisFolder) -> None:
             format_func=lambda name: _SEX_NAMES[name],
             horizontal=True,
         )
-        st.dataframe(
-            _cell_table(found, stage, sex),
-            hide_index=True,
-            column_config=_COLUMNS,
-        )
     with chosen:
         st.image(_hand_png(found.profile.cell(stage, sex), measure))
+    st.dataframe(_cell_table(found, stage, sex), hide_index=True, column_config=_COLUMNS)
     st.subheader("In words")
     for sentence in stage_sentences(found):
         st.markdown(plain(sentence))
@@ -120,7 +116,12 @@ def _cell_table(found: Profiled, stage: str, sex: str) -> pd.DataFrame:
         added = found.difference[[*keys, "control_share_of_hand", "against_control"]]
         cell = cell.merge(added, on=keys, how="left")
     cell = cell.sort_values("enrichment", ascending=False)
-    cell = cell.assign(region=[region_words(str(name)) for name in cell["region"]])
+    shares = [name for name in ("share_of_hand", "control_share_of_hand") if name in cell]
+    cell = cell.assign(
+        region=[region_words(str(name)) for name in cell["region"]],
+        # Shown in whole percent.
+        **{name: cell[name].round(2) for name in shares},
+    )
     return cell[[name for name in _COLUMNS if name in cell]]
 
 

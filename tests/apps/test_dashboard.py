@@ -126,6 +126,7 @@ def test_regions_by_stage_sex_method_and_measure(open_page: Any, analysis_folder
     first = _pictures(app)
     assert len(first) == 2  # hands by stage and sex, and one of them
     assert "nothing is concluded" in _text(app)
+    assert "There is no control yet" in _text(app)
     assert set(app.dataframe[0].value["region"]) == {"carpals", "radius $x"}
     app.selectbox(key="choice-measure").select("share").run()
     second = _pictures(app)
