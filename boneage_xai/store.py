@@ -259,6 +259,10 @@ class AnalysisFolder:
         """Return one row per phantom and region, None before ``intervene``."""
         return self._optional("interventions.parquet")
 
+    def occlusion(self) -> pd.DataFrame | None:
+        """Return one row per case, filling and removed area, None before ``occlude``."""
+        return self._optional("occlusion.parquet")
+
     def scores(self) -> pd.DataFrame | None:
         """Return one row per phantom and method, None before ``benchmark-methods``."""
         return self._optional("scoreboard.parquet")

@@ -219,7 +219,7 @@ def region_agreement(
         {
             "case_id": case_id,
             "n_regions": len(group),
-            "spearman": _spearman(
+            "spearman": rank_correlation(
                 group["absolute_months"].to_numpy(dtype=np.float64),
                 group["slope_months_per_month"].abs().to_numpy(dtype=np.float64),
             ),
@@ -255,7 +255,8 @@ def _rank_accuracy(relevance: Values, true: npt.NDArray[np.bool_]) -> float:
     return float((true[above].sum() + left * true[tied].mean()) / n_true)
 
 
-def _spearman(one: Values, other: Values) -> float:
+def rank_correlation(one: Values, other: Values) -> float:
+    """Return Spearman's rank correlation of (n,) values, NaN where one side has no differences."""
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return math.nan
     return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
