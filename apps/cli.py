@@ -1,6 +1,7 @@
 """The command line: ``boneage-xai``.
 
-Commands on phantoms are in ``apps.phantoms``, those on a trained network in ``apps.runs``.
+Commands on phantoms are in ``apps.phantoms``, those on a trained network in ``apps.runs``,
+the one that removes regions in ``apps.occlusion``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from apps.console import (
     say_json,
     say_table,
 )
+from apps.occlusion import occlude
 from apps.options import (
     CacheOption,
     ColumnOption,
@@ -202,6 +204,7 @@ app.command()(evaluate)
 app.command()(predict)
 app.command()(attribute)
 app.command()(intervene)
+app.command()(occlude)
 app.command()(regions)
 app.command()(train_locator)
 app.command()(benchmark_methods)

@@ -50,6 +50,17 @@ def _intervene(detail: Detail) -> list[str]:
     return words
 
 
+def _occlude(detail: Detail) -> list[str]:
+    words = []
+    for fill in detail.get("fills", []):
+        words += ["--fill", str(fill)]
+    if detail.get("limit") is not None:
+        words += ["--limit", str(detail["limit"])]
+    if detail.get("regions") is not None:
+        words += ["--regions", str(detail["regions"])]
+    return words
+
+
 def _benchmark_methods(detail: Detail) -> list[str]:
     words = []
     for method in detail.get("methods", []):
@@ -63,6 +74,7 @@ _OPTIONS: dict[str, Callable[[Detail], list[str]]] = {
     "evaluate": _evaluate,
     "attribute": _attribute,
     "intervene": _intervene,
+    "occlude": _occlude,
     "benchmark_methods": _benchmark_methods,
 }
 

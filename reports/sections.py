@@ -21,6 +21,7 @@ from reports.attribution_sections import activations, attributions, regions
 from reports.blocks import Block, Drawing, Headline, HeadlineNumber, Section, Table, Text
 from reports.intervention_section import interventions
 from reports.profile_section import region_profiles
+from reports.occlusion_section import occlusion
 from reports.provenance import provenance
 from reports.scoreboard_section import scoreboard
 from reports.summary import explanation_sentences
@@ -341,6 +342,7 @@ SECTIONS: dict[str, Callable[[AnalysisFolder], Section | None]] = {
     "activations": activations,
     "regions": regions,
     "region-profile": region_profiles,
+    "occlusion": occlusion,
     "interventions": interventions,
     "scoreboard": scoreboard,
     "provenance": provenance,
@@ -360,6 +362,10 @@ ADDED_BY: dict[str, tuple[str, str]] = {
     "region-profile": (
         "Which regions drive the prediction, by age and sex",
         f"{EVALUATE} and then {ATTRIBUTE} on a source with region maps (`labels/`)",
+    ),
+    "occlusion": (
+        "Does each region matter?",
+        "`boneage-xai occlude RUN --data SOURCE --out {folder}` on a source with region maps",
     ),
     "interventions": (
         "What each region causes",

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from boneage_xai.analysis.evaluation import evaluate
+from boneage_xai.analysis.region_occlusion import EXAMPLE_FILE
 from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.attribution.batch import attribute_cohort
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.interventions import ALL_REGIONS, SUM_OF_REGIONS
+from boneage_xai.regions.removable import control_of
 from boneage_xai.store import AnalysisFolder, write_json, write_table
 from boneage_xai.types import RegionMap
 
@@ -107,6 +109,10 @@ def write_analysis(folder: Path, *, attribute: bool = True, seed: int = 3) -> Pa
         detail = {"n": 6, "limit": 6, "methods": list(METHODS), "refused": REFUSED}
         AnalysisFolder.add_step(folder, **identity, step="benchmark_methods", detail=detail)
         write_table(folder / "scoreboard.parquet", scores(frame.head(6)))
+        detail = {"n": 6, "limit": 6, "fills": ["inpaint", "mean"], "regions": "some maps"}
+        AnalysisFolder.add_step(folder, **identity, step="occlude", detail=detail)
+        write_table(folder / "occlusion.parquet", occlusion(frame.head(6)))
+        _write_example(folder, frame["case_id"].iloc[2])
     return folder
 
 
@@ -131,6 +137,54 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def occlusion(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in which carpals matter more than their control, and the radius does not."""
+    effects = {
+        "carpals": ("region", -9.0),
+        "radius $x": ("region", 2.0),
+        "whole_hand": ("composite", -40.0),
+        control_of("carpals"): ("control", 1.5),
+        control_of("radius $x"): ("control", -4.0),
+    }
+    rows = []
+    for place, case in enumerate(frame.to_dict("records")):
+        for fill in ("inpaint", "mean"):
+            for region, (kind, delta) in effects.items():
+                delta_months = delta * (1 + 0.1 * place)
+                error = case["error_months"]
+                rows.append(
+                    {
+                        "case_id": case["case_id"],
+                        "sex": case["sex"],
+                        "reference_months": case["reference_months"],
+                        "predicted_months": case["predicted_months"],
+                        "fill": fill,
+                        "region": region,
+                        "kind": kind,
+                        "delta_months": delta_months,
+                        "delta_absolute_error_months": abs(error + delta_months) - abs(error),
+                        "area_fraction": 0.1 if region == "carpals" else 0.2,
+                        "hand_fraction": 0.25 if region == control_of("radius $x") else 1.0,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _write_example(folder: Path, case_id: str) -> None:
+    mask = np.zeros((1, SIZE_PX, SIZE_PX), dtype=np.bool_)
+    mask[:, 4:20, 4:12] = True
+    np.savez_compressed(
+        folder / EXAMPLE_FILE,
+        case_id=np.array(case_id),
+        pixels=np.full((SIZE_PX, SIZE_PX), 90, dtype=np.uint8),
+        names=np.array(["carpals"]),
+        masks=mask,
+        fills=np.array(["inpaint", "mean"]),
+        pictures=np.full((1, 2, SIZE_PX, SIZE_PX), 40, dtype=np.uint8),
+        delta_months=np.array([[-9.0, -9.0]]),
+    )
 
 
 def interventions(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:

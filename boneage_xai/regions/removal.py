@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter, map_coordinates
 from scipy.ndimage import label as label_pieces
-from skimage.measure import block_reduce
 from skimage.restoration import inpaint_biharmonic
 
 from boneage_xai.errors import ConfigError, DataError
@@ -139,10 +138,9 @@ def _solved(grey: Values, hole: Mask) -> Values:
 
 def _solved_coarsely(grey: Values, hole: Mask, factor: int) -> Values:
     """Inpaint on blocks of ``factor`` pixels, of which only what is known is averaged."""
-    blocks = (factor, factor)
-    known = block_reduce((~hole).astype(np.float64), blocks, np.sum)
-    sums = block_reduce(np.where(hole, 0.0, grey), blocks, np.sum)
-    inside = block_reduce(np.ones(hole.shape), blocks, np.sum)
+    known = _block_sums((~hole).astype(np.float64), factor)
+    sums = _block_sums(np.where(hole, 0.0, grey), factor)
+    inside = _block_sums(np.ones(hole.shape), factor)
     missing = 2 * known <= inside
     if missing.all():
         missing = known == 0
@@ -151,6 +149,12 @@ def _solved_coarsely(grey: Values, hole: Mask, factor: int) -> Values:
         *((np.arange(size) + 0.5) / factor - 0.5 for size in grey.shape), indexing="ij"
     )
     return np.asarray(map_coordinates(coarse, places, order=1, mode="nearest"), dtype=np.float64)
+
+
+def _block_sums(values: Values, factor: int) -> Values:
+    """Return the sums over blocks of ``factor`` pixels, of fewer at the far edges."""
+    rows, columns = (np.arange(0, size, factor) for size in values.shape)
+    return np.asarray(np.add.reduceat(np.add.reduceat(values, rows, 0), columns, 1))
 
 
 _FILLINGS: Mapping[str, Callable[[Values, Mask], Values]] = MappingProxyType(

@@ -134,6 +134,59 @@ def test_scoreboard_of_methods_on_phantoms(
     assert_one_sentence(capsys.readouterr().err, "found one")
 
 
+def test_regions_are_removed_and_methods_held_against_it(
+    cli: Run,
+    trained: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "analysis"
+    on = [trained, "--data", phantoms, "--out", out, "--limit", "3"]
+    assert cli("attribute", *on, "--method", "gradient", "--layer", "backbone.features.5") == 0
+    assert cli("intervene", *on) == 0
+    caches = sorted(tmp_path_factory.getbasetemp().glob("cli-cache/*/pixels.npy"))
+    before = [cache.read_bytes() for cache in caches]
+    capsys.readouterr()
+    assert cli("occlude", *on, "--fill", "mean", "--fill", "inpaint", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [cache.read_bytes() for cache in caches] == before
+    assert (found["n"], found["fills"]) == (3, ["inpaint", "mean"])
+    table = pd.read_parquet(out / "occlusion.parquet")
+    assert table["case_id"].nunique() == 3
+    assert not table.duplicated(["case_id", "fill", "region"]).any()
+    assert {"carpals", "carpals (moved)", "whole_hand", "all_joints"} <= set(table["region"])
+    mean = table[(table["fill"] == "mean") & (table["region"] == "radius")]["delta_months"].mean()
+    listed = {(row["fill"], row["region"]): row for row in found["regions"]}
+    assert listed["mean", "radius"]["delta_months"] == pytest.approx(mean)
+    assert [row["method"] for row in found["verdicts"]] == ["gradient"]
+    assert "agree" in found["verdicts"][0]["verdict"]
+    methods = {row["method"] for row in found["agreement_with_interventions"]}
+    assert methods == {"gradient", "area_alone", "occlusion_by_inpaint", "occlusion_by_mean"}
+    assert set(read_json(out / "analysis.json")["steps"]) == {"attribute", "intervene", "occlude"}
+    assert cli("report", out, "--out", tmp_path / "r.html") == 0
+    assert "Does each region matter?" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert cli("occlude", *on, "--fill", "inpaint") == 0
+    printed = capsys.readouterr().out
+    assert "removed by inpaint" in printed
+    assert "gradient: " in printed
+
+
+def test_occlusion_needs_label_maps_and_known_fillings(
+    cli: Run, trained: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert cli("occlude", trained, "--data", phantoms, "--out", out, "--fill", "noise") == 2
+    assert_one_sentence(capsys.readouterr().err, "blur, inpaint, mean")
+    copy = shutil.copytree(phantoms, tmp_path / "copy")
+    shutil.rmtree(copy / "labels")
+    assert cli("occlude", trained, "--data", copy, "--out", out) == 2
+    assert_one_sentence(capsys.readouterr().err, "expected cases with region maps")
+    assert not out.exists()
+
+
 def test_cohort_describes_and_lists(
     cli: Run, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

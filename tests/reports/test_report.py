@@ -154,11 +154,12 @@ ATTRIBUTED = ("attributions.zarr", "attributions.parquet", "regions.parquet")
         (("regions.parquet",), {"regions", "region-profile"}),
         (("interventions.parquet",), {"interventions"}),
         (("scoreboard.parquet",), {"scoreboard"}),
+        (("occlusion.parquet",), {"occlusion"}),
         (("history.csv",), {"training"}),
         (("metrics.json", "predictions.parquet", "history.csv"),
          {"data", "performance", "agreement", "subgroups", "training", "region-profile"}),
         (("metrics.json", "predictions.parquet", "history.csv", "interventions.parquet",
-          "scoreboard.parquet", *ATTRIBUTED), set(ADDED_BY)),
+          "scoreboard.parquet", "occlusion.parquet", *ATTRIBUTED), set(ADDED_BY)),
     ],
 )  # fmt: skip
 def test_sections_without_inputs_are_left_out_and_the_step_is_named(
@@ -209,7 +210,11 @@ def test_a_folder_cannot_be_the_report(analysis_folder: Path, tmp_path: Path) ->
 
 def test_commands_can_be_pasted_into_a_shell(analysis_folder: Path) -> None:
     made = commands(AnalysisFolder.open(analysis_folder))
-    assert list(made) == ["evaluate", "attribute", "intervene", "benchmark_methods", "report"]
+    steps = ["evaluate", "attribute", "intervene", "benchmark_methods", "occlude", "report"]
+    assert list(made) == steps
+    words = shlex.split(made["occlude"])
+    assert words[words.index("--regions") + 1] == "some maps"
+    assert [words[i + 1] for i, word in enumerate(words) if word == "--fill"] == ["inpaint", "mean"]
     words = shlex.split(made["attribute"])
     assert words[:3] == ["boneage-xai", "attribute", "runs/toy"]
     assert words[words.index("--data") + 1] == "some folder/phantoms"
@@ -238,6 +243,29 @@ def test_scoreboard_says_which_methods_to_believe(page: Page) -> None:
     summary = _csv(page, "scoreboard-2.csv").set_index(["method", "score"])
     assert summary.loc[("gradient", "mass_accuracy"), "chance"] == 0.25
     assert len(_csv(page, "scoreboard-3.csv")) == 12
+
+
+def test_occlusion_answers_first_and_judges_every_method(page: Page, analysis_folder: Path) -> None:
+    told = page.text.partition("Does each region matter?")[2].partition("What each region")[2]
+    # Means over the six cases: 9, 2, 40, 1.5 and 4 times 1.25.
+    assert (
+        "carpals matters most: without it (region inpainted) the prediction moves by 11.2" in told
+    )
+    assert "then radius $x (2.5)" in told
+    assert "not the patch alone: carpals, by +9.4 (95% interval" in told
+    assert "Not shown to matter more than such a patch: radius $x." in told
+    assert "The moved patch of radius $x lies mostly beside the hand" in told
+    assert "without the whole hand it is 50.0" in told
+    assert "unlike any that the network has learnt from" in told
+    summary = _csv(page, "occlusion-4.csv").set_index(["fill", "region"])
+    assert summary.loc[("mean", "carpals"), "delta_months"] == pytest.approx(-11.25)
+    assert summary.loc[("mean", "radius $x"), "beyond_control_months"] == pytest.approx(-2.5)
+    assert len(_csv(page, "occlusion-5.csv")) == 60
+    # Without a second method's table of attributions there is nothing to judge.
+    (analysis_folder / "regions.parquet").unlink()
+    without = Page(write_report(analysis_folder).read_text(encoding="utf-8")).text
+    assert "A method agrees if" in told
+    assert "A method agrees if" not in without
 
 
 def test_interventions_are_told_with_what_they_change(page: Page) -> None:
