@@ -1,0 +1,34 @@
+"""Correction of p-values where many questions are asked at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from boneage_xai.errors import DataError
+
+
+def holm(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return p-values corrected so that the chance of any false finding stays below the level.
+
+    Args:
+        p_values: (m,) in [0, 1]; NaN marks a test that could not be made and does not count.
+
+    Returns:
+        (m,) corrected p-values, at most 1, in the given order; NaN where there was NaN.
+
+    Raises:
+        DataError: not one dimension, or a value outside [0, 1].
+
+    Source:
+        Holm, Scandinavian Journal of Statistics, 1979.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(values))
+    if values.ndim != 1 or not ((values[known] >= 0) & (values[known] <= 1)).all():
+        raise DataError("Holm: expected p-values from 0 to 1 in one dimension, found others")
+    order = known[np.argsort(values[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected = np.full(values.shape, np.nan)
+    corrected[order] = np.minimum(np.maximum.accumulate(factors * values[order]), 1.0)
+    return corrected
