@@ -34,6 +34,7 @@ from apps.phantoms import benchmark_methods, intervene, phantom
 from apps.regions import regions, train_locator
 from apps.runs import attribute, evaluate, predict
 from apps.sources import one_cohort, parse_columns, say_cohorts
+from apps.stress import stress
 from boneage_xai import __version__
 from boneage_xai.data.cohort import inspect_images, read_source, select_cohort
 from boneage_xai.errors import BoneAgeError
@@ -208,6 +209,7 @@ app.command()(occlude)
 app.command()(regions)
 app.command()(train_locator)
 app.command()(benchmark_methods)
+app.command()(stress)
 
 
 @app.command()

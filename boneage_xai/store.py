@@ -267,6 +267,10 @@ class AnalysisFolder:
         """Return one row per phantom and method, None before ``benchmark-methods``."""
         return self._optional("scoreboard.parquet")
 
+    def stress(self) -> pd.DataFrame | None:
+        """Return one row per case and transform, None before ``stress``."""
+        return self._optional("stress.parquet")
+
     def maps(self) -> zarr.Group | None:
         """Return the Zarr group of inputs, maps and activations, None before ``attribute``."""
         folder = self.path / "attributions.zarr"

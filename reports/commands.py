@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from boneage_xai.analysis.stress_transforms import STRESS_TRANSFORMS
 from boneage_xai.store import AnalysisFolder
 
 Detail = Mapping[str, Any]
@@ -70,12 +71,23 @@ def _benchmark_methods(detail: Detail) -> list[str]:
     return words
 
 
+def _stress(detail: Detail) -> list[str]:
+    words = []
+    if len(detail.get("transforms", STRESS_TRANSFORMS)) < len(STRESS_TRANSFORMS):
+        for transform in detail["transforms"]:
+            words += ["--transform", str(transform)]
+    if detail.get("limit") is not None:
+        words += ["--limit", str(detail["limit"])]
+    return words
+
+
 _OPTIONS: dict[str, Callable[[Detail], list[str]]] = {
     "evaluate": _evaluate,
     "attribute": _attribute,
     "intervene": _intervene,
     "occlude": _occlude,
     "benchmark_methods": _benchmark_methods,
+    "stress": _stress,
 }
 
 

@@ -24,6 +24,7 @@ from reports.profile_section import region_profiles
 from reports.occlusion_section import occlusion
 from reports.provenance import provenance
 from reports.scoreboard_section import scoreboard
+from reports.stress_section import stress
 from reports.summary import explanation_sentences
 from reports.wording import (
     BASELINE_NAMES,
@@ -345,6 +346,7 @@ SECTIONS: dict[str, Callable[[AnalysisFolder], Section | None]] = {
     "occlusion": occlusion,
     "interventions": interventions,
     "scoreboard": scoreboard,
+    "stress": stress,
     "provenance": provenance,
 }
 
@@ -375,5 +377,6 @@ ADDED_BY: dict[str, tuple[str, str]] = {
         "How far the methods can be trusted",
         "`boneage-xai benchmark-methods RUN --data PHANTOMS --out {folder}` on phantoms",
     ),
+    "stress": ("Changes of appearance", "`boneage-xai stress RUN --data SOURCE --out {folder}`"),
 }
 """Title of each section that can be missing, and the step that would add it."""

@@ -13,6 +13,13 @@ from torch import Tensor, nn
 
 from boneage_xai.analysis.evaluation import evaluate
 from boneage_xai.analysis.region_occlusion import EXAMPLE_FILE
+from boneage_xai.analysis.stress import (
+    EXAMPLES_FILE,
+    STRESS_TABLE,
+    StressExample,
+    write_examples,
+)
+from boneage_xai.analysis.stress_transforms import STRESS_TRANSFORMS
 from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.attribution.batch import attribute_cohort
 from boneage_xai.attribution.interface import AttributionSettings
@@ -113,6 +120,9 @@ def write_analysis(folder: Path, *, attribute: bool = True, seed: int = 3) -> Pa
         AnalysisFolder.add_step(folder, **identity, step="occlude", detail=detail)
         write_table(folder / "occlusion.parquet", occlusion(frame.head(6)))
         _write_example(folder, frame["case_id"].iloc[2])
+        detail = {"n": 6, "limit": 6, "transforms": ["rotation_180", "contrast_50"]}
+        AnalysisFolder.add_step(folder, **identity, step="stress", detail=detail)
+        _stress(folder, frame.head(6), rng)
     return folder
 
 
@@ -207,6 +217,32 @@ def interventions(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame
             for region, slope in slopes.items()
         ]
     return pd.DataFrame(rows)
+
+
+def _stress(folder: Path, frame: pd.DataFrame, rng: np.random.Generator) -> None:
+    """Write a stress test in which half turns make every case older and contrast does nothing."""
+    rows = []
+    for case in frame.to_dict("records"):
+        for name, delta in (("rotation_180", 40.0), ("contrast_50", 0.0)):
+            rows.append(
+                {
+                    "case_id": case["case_id"],
+                    "sex": case["sex"],
+                    "reference_months": case["reference_months"],
+                    "family": name.split("_")[0],
+                    "transform": name,
+                    "parameter": STRESS_TRANSFORMS[name].parameter,
+                    "original_months": case["predicted_months"],
+                    "predicted_months": case["predicted_months"] + delta,
+                    "delta_months": delta,
+                }
+            )
+    write_table(folder / STRESS_TABLE, pd.DataFrame(rows))
+    image = rng.integers(0, 256, (SIZE_PX, SIZE_PX), dtype=np.uint8)
+    example = StressExample(
+        "rotation", "rotation_180", MALICIOUS, 100.0, 140.0, image, np.rot90(image, 2)
+    )
+    write_examples(folder / EXAMPLES_FILE, [example])
 
 
 def _attribute(folder: Path, frame: pd.DataFrame, rng: np.random.Generator) -> None:

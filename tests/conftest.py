@@ -9,6 +9,9 @@ import pytest
 
 from boneage_xai.phantom.cohorts import write_cohort
 from boneage_xai.phantom.settings import PhantomSettings
+from trained_runs import image_run, sex_run
+
+__all__ = ["image_run", "sex_run"]
 
 
 @pytest.fixture(scope="session")

@@ -145,6 +145,17 @@ def test_same_folder_gives_the_same_bytes(
 
 
 ATTRIBUTED = ("attributions.zarr", "attributions.parquet", "regions.parquet")
+EVALUATED = ("metrics.json", "predictions.parquet", "history.csv")
+SECTION_OF_FILE = {
+    "interventions.parquet": "interventions",
+    "scoreboard.parquet": "scoreboard",
+    "occlusion.parquet": "occlusion",
+    "stress.parquet": "stress",
+    "sex_effect.parquet": "sex_effect",
+    "shortcuts.json": "shortcuts",
+    "intervals.json": "intervals",
+    "history.csv": "training",
+}
 
 
 @pytest.mark.parametrize(
@@ -152,14 +163,10 @@ ATTRIBUTED = ("attributions.zarr", "attributions.parquet", "regions.parquet")
     [
         (ATTRIBUTED, {"attributions", "activations", "regions", "region-profile"}),
         (("regions.parquet",), {"regions", "region-profile"}),
-        (("interventions.parquet",), {"interventions"}),
-        (("scoreboard.parquet",), {"scoreboard"}),
-        (("occlusion.parquet",), {"occlusion"}),
-        (("history.csv",), {"training"}),
-        (("metrics.json", "predictions.parquet", "history.csv"),
-         {"data", "performance", "agreement", "subgroups", "training", "region-profile"}),
-        (("metrics.json", "predictions.parquet", "history.csv", "interventions.parquet",
-          "scoreboard.parquet", "occlusion.parquet", *ATTRIBUTED), set(ADDED_BY)),
+        *(((name,), {section}) for name, section in SECTION_OF_FILE.items()),
+        (EVALUATED, {"data", "performance", "agreement", "calibration", "subgroups", "groups",
+                     "clinical", "intervals", "training", "region-profile"}),
+        (tuple({*EVALUATED, *SECTION_OF_FILE, *ATTRIBUTED}), set(ADDED_BY)),
     ],
 )  # fmt: skip
 def test_sections_without_inputs_are_left_out_and_the_step_is_named(
@@ -210,8 +217,9 @@ def test_a_folder_cannot_be_the_report(analysis_folder: Path, tmp_path: Path) ->
 
 def test_commands_can_be_pasted_into_a_shell(analysis_folder: Path) -> None:
     made = commands(AnalysisFolder.open(analysis_folder))
-    steps = ["evaluate", "attribute", "intervene", "benchmark_methods", "occlude", "report"]
-    assert list(made) == steps
+    steps = ["evaluate", "attribute", "intervene", "benchmark_methods", "occlude", "sex_effect"]
+    steps += ["stress", "shortcuts", "report"]
+    assert sorted(made) == sorted(steps)
     words = shlex.split(made["occlude"])
     assert words[words.index("--regions") + 1] == "some maps"
     assert [words[i + 1] for i, word in enumerate(words) if word == "--fill"] == ["inpaint", "mean"]
@@ -231,6 +239,13 @@ def test_commands_can_be_pasted_into_a_shell(analysis_folder: Path) -> None:
     words = shlex.split(made["intervene"])
     assert words[words.index("--delta-months") + 1] == "12"
     assert words[words.index("--limit") + 1] == "6"
+
+
+def test_stress_test_is_told_with_what_hurts_and_what_does_not(page: Page) -> None:
+    told = page.text.partition("Changes of appearance")[2]
+    assert "6 radiographs were changed in 2 ways before preprocessing" in told
+    assert "Families none of whose changes adds more than 0.5 month" in told
+    assert "contrast" in told
 
 
 def test_scoreboard_says_which_methods_to_believe(page: Page) -> None:

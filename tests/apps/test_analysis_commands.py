@@ -1,0 +1,75 @@
+"""The commands that ask more of a trained network: what they write, print and refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boneage_xai.analysis.stress import EXAMPLES_FILE, read_examples
+from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.data.preprocess import preprocess
+from boneage_xai.data.radiograph import read_radiograph
+from boneage_xai.models.checkpoint import load_run
+from boneage_xai.store import AnalysisFolder, read_json
+from reports.commands import commands
+from reports.report import render_report
+from reports.stress_section import stress as stress_section
+
+Run = Callable[..., int]
+
+
+def test_stress(
+    cli: Run, sex_run: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "analysis"
+    command = ["stress", sex_run, "--data", phantoms, "--out", out]
+    assert cli(*command, "--transform", "rotation_180", "--transform", "flip", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    names = ["rotation_180", "flip_left_right", "flip_up_down"]
+    assert found["n"] == 8
+    assert [row["transform"] for row in found["transforms"]] == names
+    folder = AnalysisFolder.open(out)
+    table = folder.stress()
+    assert table is not None
+    assert list(table.columns[:3]) == ["case_id", "sex", "reference_months"]
+    assert len(table) == 24
+    np.testing.assert_allclose(
+        table["delta_months"], table["predicted_months"] - table["original_months"]
+    )
+    examples = read_examples(out / EXAMPLES_FILE)
+    assert [one.family for one in examples] == ["rotation", "flip"]
+    assert examples[0].original.shape == (48, 48)
+    image = select_cohort(read_source(phantoms))[examples[0].case_id].image
+    radiograph = read_radiograph(image)
+    turned = replace(radiograph, pixels=np.rot90(radiograph.pixels, 2).copy())
+    settings = load_run(sex_run).preprocessing
+    np.testing.assert_array_equal(examples[0].changed, preprocess(turned, settings).pixels)
+    assert "--transform rotation_180 --transform flip_left_right" in commands(folder)["stress"]
+    section = stress_section(folder)
+    assert section is not None
+    assert "8 radiographs were changed in 3 ways" in section.blocks[0].paragraphs[0]  # type: ignore[union-attr]
+    assert 'id="stress"' in render_report(folder)
+
+
+def test_stress_of_a_folder_of_another_network_is_refused(
+    cli: Run,
+    sex_run: Path,
+    image_run: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "analysis"
+    options = ["--data", phantoms, "--out", out, "--limit", "2", "--transform", "inversion"]
+    assert cli("stress", sex_run, *options) == 0
+    assert "MAE change" in capsys.readouterr().out
+    assert read_json(out / "analysis.json")["steps"]["stress"]["n"] == 2
+    assert cli("stress", image_run, *options) == 2
+    assert "holds the analysis of another run" in capsys.readouterr().err
+    assert cli("stress", sex_run, *options, "--transform", "spin") == 2
+    assert "transform spin: expected a family" in capsys.readouterr().err
