@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from apps.compare import compare
 from apps.console import (
     bars,
     err,
@@ -210,6 +211,7 @@ app.command()(regions)
 app.command()(train_locator)
 app.command()(benchmark_methods)
 app.command()(stress)
+app.command()(compare)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -60,6 +61,33 @@ def render_report(folder: AnalysisFolder) -> str:
         for name, section in sections.items()
         if section is None
     ]
+    cohort = folder.manifest["data"].get("cohort") or "analysis"
+    return render_page(
+        title=f"Bone age report: {run_name(folder)}",
+        subtitle=f"{cohort} – {split_sentence(folder)}",
+        toolkit_version=folder.manifest["toolkit_version"],
+        sections=present,
+        missing=missing,
+    )
+
+
+def render_page(
+    *,
+    title: str,
+    subtitle: str,
+    toolkit_version: str,
+    sections: Sequence[Section],
+    missing: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Return sections as one HTML page that needs nothing else.
+
+    Args:
+        title: heading of the page.
+        subtitle: what stands under it.
+        toolkit_version: version that made what is shown.
+        sections: parts of the page, in order.
+        missing: what could be there, and the step that would add it.
+    """
     # Autoescape is on: ids, paths and names are text, whatever is in them.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["code"] = _with_code
@@ -67,14 +95,13 @@ def render_report(folder: AnalysisFolder) -> str:
     template = environment.from_string(
         resources.files("reports").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
     )
-    cohort = folder.manifest["data"].get("cohort") or "analysis"
     return template.render(
-        title=f"Bone age report: {run_name(folder)}",
-        subtitle=f"{cohort} – {split_sentence(folder)}",
+        title=title,
+        subtitle=subtitle,
         research_use=RESEARCH_USE,
-        toolkit_version=folder.manifest["toolkit_version"],
-        sections=[_shown_section(section) for section in present],
-        missing=missing,
+        toolkit_version=toolkit_version,
+        sections=[_shown_section(section) for section in sections],
+        missing=list(missing),
     )
 
 

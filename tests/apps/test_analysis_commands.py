@@ -15,7 +15,7 @@ from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.preprocess import preprocess
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.models.checkpoint import load_run
-from boneage_xai.store import AnalysisFolder, read_json
+from boneage_xai.store import AnalysisFolder, read_json, read_table
 from reports.commands import commands
 from reports.report import render_report
 from reports.stress_section import stress as stress_section
@@ -73,3 +73,30 @@ def test_stress_of_a_folder_of_another_network_is_refused(
     assert "holds the analysis of another run" in capsys.readouterr().err
     assert cli("stress", sex_run, *options, "--transform", "spin") == 2
     assert "transform spin: expected a family" in capsys.readouterr().err
+
+
+def test_compare_an_arm_with_the_sex_and_one_without(
+    cli: Run,
+    sex_run: Path,
+    image_run: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, run in (("sexed", sex_run), ("image", image_run)):
+        assert cli("evaluate", run, "--data", phantoms, "--out", tmp_path / name) == 0
+    capsys.readouterr()
+    folders = [tmp_path / "sexed", tmp_path / "image"]
+    assert cli("compare", *folders, "--out", tmp_path / "compared", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["models"], found["n"]) == (["sexed", "image"], 8)
+    errors = [AnalysisFolder.open(one).predictions()["error_months"].abs() for one in folders]
+    np.testing.assert_allclose(
+        found["groups"][0]["mae_difference_months"], errors[0].mean() - errors[1].mean()
+    )
+    page = (tmp_path / "compared" / "comparison.html").read_text(encoding="utf-8")
+    assert "Comparison: sexed, image" in page
+    assert "not given" in page
+    assert len(read_table(tmp_path / "compared" / "comparison.parquet")) == 16
+    assert cli("compare", tmp_path / "sexed", "--out", tmp_path / "other") == 2
+    assert "expected two or more analyses" in capsys.readouterr().err
