@@ -14,7 +14,7 @@ from reports.attribution_sections import figure_text
 from reports.blocks import Block, Drawing, Section, Table, Text
 from reports.wording import months, percent
 
-_NAMED = 3
+_NAMED = 5
 _WORTH_NAMING_MONTHS = 0.5
 
 
@@ -78,7 +78,7 @@ def _what_was_done(summary: pd.DataFrame) -> str:
     return (
         f"{int(summary['n'].max()):,} radiographs were changed in {len(summary)} ways before "
         "preprocessing, and predicted again. The bone age of a hand does not change with its "
-        f"picture, so every movement is error. {published} of the changes are of the seven "
+        f"picture, so every movement is the network's. {published} of the changes are of the seven "
         "families of Santomartino et al. (2024); their parameters, and all other families, are "
         "this toolkit's choice."
     )
@@ -88,7 +88,8 @@ def _verdicts(summary: pd.DataFrame) -> list[str]:
     if not summary["n_labelled"].any():
         return ["No case has a reference bone age, so that only movements are given."]
     found = summary[(summary["p_holm"] < LEVEL) & (summary["mae_change_months"] > 0)]
-    worst = found.sort_values("mae_change_months", ascending=False).head(_NAMED)
+    worst = found.sort_values("mae_change_months", ascending=False)
+    worst = worst.drop_duplicates("family").head(_NAMED)
     sentences = []
     if worst.empty:
         sentences.append("No change of appearance could be shown to make the error larger.")
@@ -100,7 +101,7 @@ def _verdicts(summary: pd.DataFrame) -> list[str]:
         )
         sentences.append(
             f"{len(found)} of {len(summary)} changes make the error larger (p < {LEVEL:g} after "
-            f"Holm's correction), the most: {named}."
+            f"Holm's correction); of each family the worst, beginning with the largest: {named}."
         )
     harmless = [
         str(family)

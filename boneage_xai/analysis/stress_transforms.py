@@ -8,6 +8,7 @@ Every function returns a new float32 image in [0, 1] and is the identity at its 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -171,7 +172,8 @@ def _table() -> Iterator[tuple[str, StressTransform]]:
         family: str, value: object, parameter: str, apply: Callable[[FloatImage], FloatImage]
     ) -> tuple[str, StressTransform]:
         name = f"{family}_{value}".replace(" ", "_").replace("-", "minus_")
-        return name, StressTransform(family, parameter, apply)
+        # A minus sign where a number is negative; the hyphen stays in words.
+        return name, StressTransform(family, re.sub(r"^-(?=\d)", "−", parameter), apply)
 
     for degrees in (-30, -20, -10, 10, 20, 30, 45, 90, 180, 270):
         yield entry("rotation", degrees, f"{degrees:+d}°", partial(rotate, degrees=degrees))
@@ -180,7 +182,7 @@ def _table() -> Iterator[tuple[str, StressTransform]]:
         yield entry("flip", axis.replace("-", "_"), axis, partial(flip, axis=axis))
     for percent in (-30, -20, -10, 10, 20, 30):
         change = partial(brighten, offset=percent / 100)
-        yield entry("brightness", percent, f"{percent:+d}% of full scale", change)
+        yield entry("brightness", percent, f"{percent:+d}%", change)
     for percent in (25, 50, 75, 125, 150, 200):
         change = partial(change_contrast, factor=percent / 100)
         yield entry("contrast", percent, f"{percent}%", change)

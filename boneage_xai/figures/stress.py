@@ -55,6 +55,7 @@ def stress_effects(summary: pd.DataFrame) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.5, 1.0])
     _error_changes(left, summary, rows)
     _moved(right, summary, rows)
+    figure.legend(loc="outside lower right", ncols=len(_MOVED_SHADES), fontsize=8.5)
     left.set_yticks(rows, list(summary["parameter"]), fontsize=8.5)
     left.set_ylim(float(rows[-1]) + 0.8, -0.8)
     for axes in (left, right):
@@ -99,13 +100,15 @@ def _error_changes(axes: Axes, summary: pd.DataFrame, rows: npt.NDArray[np.float
                 markersize=5,
             )
     axes.axvline(0.0, color=BLACK, linewidth=1.0)
+    scale = ""
     sizes = np.abs(value[np.isfinite(value)])
     if sizes.size and sizes.max() > 20 * np.median(sizes) > 0:
         # A few disastrous changes would press all others onto the line.
         axes.set_xscale("symlog", linthresh=1.0)
         axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:g}".replace("-", "−"))
+        scale = "; logarithmic beyond ±1"
     axes.set_title("Change of the mean absolute error")
-    axes.set_xlabel("months, with 95% interval (filled: p < 0.05 after Holm)", fontsize=9)
+    axes.set_xlabel(f"months, 95% interval (filled: p < {LEVEL:g} after Holm{scale})", fontsize=9)
 
 
 def _moved(axes: Axes, summary: pd.DataFrame, rows: npt.NDArray[np.float64]) -> None:
@@ -115,7 +118,6 @@ def _moved(axes: Axes, summary: pd.DataFrame, rows: npt.NDArray[np.float64]) -> 
     axes.set_xlim(0, 100)
     axes.set_title("Predictions that move")
     axes.set_xlabel("% of cases", fontsize=9)
-    axes.legend(loc="lower right", fontsize=8.5)
 
 
 @styled
