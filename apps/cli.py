@@ -34,6 +34,7 @@ from apps.options import (
 from apps.phantoms import benchmark_methods, intervene, phantom
 from apps.regions import regions, train_locator
 from apps.runs import attribute, evaluate, predict
+from apps.sex import sex_effect
 from apps.sources import one_cohort, parse_columns, say_cohorts
 from apps.stress import stress
 from boneage_xai import __version__
@@ -210,6 +211,7 @@ app.command()(occlude)
 app.command()(regions)
 app.command()(train_locator)
 app.command()(benchmark_methods)
+app.command()(sex_effect)
 app.command()(stress)
 app.command()(compare)
 

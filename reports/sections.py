@@ -24,6 +24,7 @@ from reports.profile_section import region_profiles
 from reports.occlusion_section import occlusion
 from reports.provenance import provenance
 from reports.scoreboard_section import scoreboard
+from reports.sex_section import sex_effect
 from reports.stress_section import stress
 from reports.summary import explanation_sentences
 from reports.wording import (
@@ -346,6 +347,7 @@ SECTIONS: dict[str, Callable[[AnalysisFolder], Section | None]] = {
     "occlusion": occlusion,
     "interventions": interventions,
     "scoreboard": scoreboard,
+    "sex_effect": sex_effect,
     "stress": stress,
     "provenance": provenance,
 }
@@ -376,6 +378,10 @@ ADDED_BY: dict[str, tuple[str, str]] = {
     "scoreboard": (
         "How far the methods can be trusted",
         "`boneage-xai benchmark-methods RUN --data PHANTOMS --out {folder}` on phantoms",
+    ),
+    "sex_effect": (
+        "What the sex does",
+        "`boneage-xai sex-effect RUN --data SOURCE --out {folder}`",
     ),
     "stress": ("Changes of appearance", "`boneage-xai stress RUN --data SOURCE --out {folder}`"),
 }

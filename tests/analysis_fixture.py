@@ -120,6 +120,8 @@ def write_analysis(folder: Path, *, attribute: bool = True, seed: int = 3) -> Pa
         AnalysisFolder.add_step(folder, **identity, step="occlude", detail=detail)
         write_table(folder / "occlusion.parquet", occlusion(frame.head(6)))
         _write_example(folder, frame["case_id"].iloc[2])
+        AnalysisFolder.add_step(folder, **identity, step="sex_effect", detail={"n": N_CASES})
+        write_table(folder / "sex_effect.parquet", sex_effects(frame))
         detail = {"n": 6, "limit": 6, "transforms": ["rotation_180", "contrast_50"]}
         AnalysisFolder.add_step(folder, **identity, step="stress", detail=detail)
         _stress(folder, frame.head(6), rng)
@@ -217,6 +219,15 @@ def interventions(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame
             for region, slope in slopes.items()
         ]
     return pd.DataFrame(rows)
+
+
+def sex_effects(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return predictions for both sexes in which boys are read 10 months older than girls."""
+    is_male = frame["sex"] == "M"
+    table = frame[["case_id", "sex", "reference_months"]].copy()
+    table["as_girl_months"] = frame["predicted_months"] - 10.0 * is_male
+    table["as_boy_months"] = table["as_girl_months"] + 10.0
+    return table.assign(effect_months=10.0)
 
 
 def _stress(folder: Path, frame: pd.DataFrame, rng: np.random.Generator) -> None:

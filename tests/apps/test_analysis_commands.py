@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from boneage_xai.analysis.sex_effect import GIVEN
 from boneage_xai.analysis.stress import EXAMPLES_FILE, read_examples
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.preprocess import preprocess
@@ -100,3 +101,23 @@ def test_compare_an_arm_with_the_sex_and_one_without(
     assert len(read_table(tmp_path / "compared" / "comparison.parquet")) == 16
     assert cli("compare", tmp_path / "sexed", "--out", tmp_path / "other") == 2
     assert "expected two or more analyses" in capsys.readouterr().err
+
+
+def test_sex_effect(
+    cli: Run,
+    sex_run: Path,
+    image_run: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "analysis"
+    assert cli("sex-effect", sex_run, "--data", phantoms, "--out", out, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n"] == sum(row["n"] for row in found["by_age"]) == 8
+    assert [row["given"] for row in found["errors"] if row["sex"] is None] == list(GIVEN)
+    assert "read twice" in render_report(AnalysisFolder.open(out))
+    blind = tmp_path / "blind"
+    assert cli("sex-effect", image_run, "--data", phantoms, "--out", blind) == 0
+    assert "sex withheld: MAE +0.00" in capsys.readouterr().out
+    assert "this network does not use the sex" in render_report(AnalysisFolder.open(blind))

@@ -248,6 +248,12 @@ def test_stress_test_is_told_with_what_hurts_and_what_does_not(page: Page) -> No
     assert "contrast" in told
 
 
+def test_the_sex_is_told_beside_milestones(page: Page) -> None:
+    told = page.text.partition("read twice, as a girl's and as a boy's")[2]
+    assert "As a boy's the answer is +10.0 months on average" in told
+    assert "With the other sex the mean absolute error changes by" in told
+
+
 def test_scoreboard_says_which_methods_to_believe(page: Page) -> None:
     told = page.text.partition("How far the methods can be trusted")[2]
     assert "Nearest to the true effects of regions is integrated gradients" in told
