@@ -96,7 +96,7 @@ def _verdicts(errors: pd.DataFrame) -> list[str]:
         )
     sentences.append(
         "That is how much this network relies on the sex, not what another would lose that was "
-        "trained without it: for that, compare two runs with `boneage-xai compare`."
+        "trained without it: for that, compare two runs (boneage-xai compare)."
     )
     return sentences
 

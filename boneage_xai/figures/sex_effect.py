@@ -62,7 +62,11 @@ def sex_effect_by_age(table: pd.DataFrame, summary: pd.DataFrame, marks: pd.Data
         label="milestones, boys − girls (approximate)",
         zorder=3,
     )
-    middle = (summary["age_from_months"] + summary["age_to_months"]) / 2
+    answers = table["as_girl_months"].to_numpy(dtype=np.float64)
+    edges = [*summary["age_from_months"], summary["age_to_months"].iloc[-1]]
+    # Beyond the bins, answers count in the nearest: that is where their mean stands, too.
+    inside = np.digitize(np.clip(answers, edges[0], edges[-1] - 1e-6), edges) - 1
+    middle = [float(answers[inside == place].mean()) for place in range(len(summary))]
     value, low, high = (
         summary[name].to_numpy(dtype=np.float64) for name in ("effect_months", "low", "high")
     )
