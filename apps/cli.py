@@ -24,6 +24,7 @@ from apps.console import (
     say_table,
 )
 from apps.occlusion import occlude
+from apps.neighbours import neighbours
 from apps.options import (
     CacheOption,
     ColumnOption,
@@ -211,6 +212,7 @@ app.command()(occlude)
 app.command()(regions)
 app.command()(train_locator)
 app.command()(benchmark_methods)
+app.command()(neighbours)
 app.command()(sex_effect)
 app.command()(stress)
 app.command()(compare)

@@ -275,6 +275,10 @@ class AnalysisFolder:
         """Return one row per case, read as a girl's and a boy's, None before ``sex-effect``."""
         return self._optional("sex_effect.parquet")
 
+    def neighbours(self) -> pd.DataFrame | None:
+        """Return one row per case and similar training case, None before ``neighbours``."""
+        return self._optional("neighbours.parquet")
+
     def maps(self) -> zarr.Group | None:
         """Return the Zarr group of inputs, maps and activations, None before ``attribute``."""
         folder = self.path / "attributions.zarr"

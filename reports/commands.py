@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from boneage_xai.analysis.neighbours import N_NEIGHBOURS
 from boneage_xai.analysis.stress_transforms import STRESS_TRANSFORMS
 from boneage_xai.store import AnalysisFolder
 
@@ -81,6 +82,10 @@ def _stress(detail: Detail) -> list[str]:
     return words
 
 
+def _neighbours(detail: Detail) -> list[str]:
+    return ["--k", str(detail.get("k", N_NEIGHBOURS))]
+
+
 _OPTIONS: dict[str, Callable[[Detail], list[str]]] = {
     "evaluate": _evaluate,
     "attribute": _attribute,
@@ -88,6 +93,7 @@ _OPTIONS: dict[str, Callable[[Detail], list[str]]] = {
     "occlude": _occlude,
     "benchmark_methods": _benchmark_methods,
     "stress": _stress,
+    "neighbours": _neighbours,
 }
 
 

@@ -121,3 +121,18 @@ def test_sex_effect(
     assert cli("sex-effect", image_run, "--data", phantoms, "--out", blind) == 0
     assert "sex withheld: MAE +0.00" in capsys.readouterr().out
     assert "this network does not use the sex" in render_report(AnalysisFolder.open(blind))
+
+
+def test_neighbours(
+    cli: Run, sex_run: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "analysis"
+    command = ["neighbours", sex_run, "--data", phantoms, "--out", out, "--k", "2"]
+    assert cli(*command, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["k"], len(found["cases"])) == (2, 8)
+    percentiles = [row["distance_percentile"] for row in found["cases"]]
+    assert percentiles == sorted(percentiles, reverse=True)
+    assert commands(AnalysisFolder.open(out))["neighbours"].endswith("--k 2")
+    assert cli(*command[:-1], "99") == 0
+    assert "The most unusual of 8 cases (held-out)" in capsys.readouterr().out
