@@ -71,6 +71,7 @@ class Case:
         bone_age_months: reference reading, None when there is none.
         chronological_age_months: age at the radiograph, None when unknown.
         region_file: label map (PNG) of hand regions, None when there is none.
+        attributes: what further columns of the label table say, header to text.
     """
 
     case_id: str
@@ -79,6 +80,7 @@ class Case:
     bone_age_months: float | None = None
     chronological_age_months: float | None = None
     region_file: Path | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ def _case(
         bone_age_months=row.bone_age_months,
         chronological_age_months=chronological_age_months,
         region_file=regions.find(row.case_id, image.parent),
+        attributes=row.attributes,
     )
 
 

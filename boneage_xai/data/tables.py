@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from boneage_xai.data.grids import Grid, read_grids
@@ -52,6 +52,7 @@ class LabelRow:
         chronological_age_months: age at the radiograph, None when not given.
         image: the radiograph as the table names it: folders (with ``/``) and suffix as far as
             it gives them, at least the id.
+        attributes: header to cell of the columns that have no role.
     """
 
     case_id: str
@@ -59,6 +60,7 @@ class LabelRow:
     bone_age_months: float | None
     chronological_age_months: float | None
     image: str
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,11 @@ def _read_rows(path: Path, grid: Grid, positions: Mapping[str, int]) -> LabelTab
     problems: list[Problem] = []
     refused: list[str] = []
     lines: dict[str, list[int]] = defaultdict(list)
+    further = {
+        name: i
+        for i, name in enumerate(grid.header)
+        if name and i not in positions.values() and grid.header.count(name) == 1
+    }
 
     for line, cells in grid.records:
         if len(cells) != len(grid.header):
@@ -224,7 +231,8 @@ def _read_rows(path: Path, grid: Grid, positions: Mapping[str, int]) -> LabelTab
         if row is None:
             refused.append(image)
         else:
-            rows.append(row)
+            attributes = {name: cells[i] for name, i in further.items()}
+            rows.append(replace(row, attributes=attributes) if further else row)
 
     doubled = {case_id: where for case_id, where in lines.items() if len(where) > 1}
     for case_id, where in doubled.items():

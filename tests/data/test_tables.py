@@ -350,3 +350,12 @@ def test_any_bytes_are_read_or_refused_in_one_sentence(
         table = None
     assert table is not None or str(path) in sentence
     assert table is None or len({row.case_id for row in table.rows}) == len(table.rows)
+
+
+def test_columns_without_a_role_are_kept_as_text(tmp_path: Path) -> None:
+    content = "id,sex,boneage,Site,,Note,Note\n1,F,12, north ,x,a,b\n2,M,24,,y,c,d\n"
+    rows = read_label_table(write(tmp_path, content)).rows
+    # Nameless columns and names that stand twice mean nothing certain.
+    assert [dict(row.attributes) for row in rows] == [{"Site": "north"}, {"Site": ""}]
+    plain = read_label_table(write(tmp_path, "id,sex\n1,F\n")).rows
+    assert dict(plain[0].attributes) == {}
