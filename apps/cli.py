@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from apps.compare import compare
+from apps.calibration import calibrate
 from apps.console import (
     bars,
     err,
@@ -205,6 +206,7 @@ def train(
 
 
 app.command()(evaluate)
+app.command()(calibrate)
 app.command()(predict)
 app.command()(attribute)
 app.command()(intervene)

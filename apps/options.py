@@ -59,6 +59,12 @@ SplitOption = Annotated[
 ]
 
 
+CorrectedOption = Annotated[
+    bool,
+    typer.Option("--corrected", help="Apply the correction that `calibrate` keeps with RUN."),
+]
+
+
 def device() -> str:
     """Return where networks are put: the GPU where there is one."""
     import torch

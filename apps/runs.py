@@ -14,6 +14,7 @@ from apps.options import (
     CacheOption,
     CardOption,
     ColumnOption,
+    CorrectedOption,
     DataOption,
     JsonOption,
     RunArgument,
@@ -35,6 +36,13 @@ def evaluate(
     card: CardOption = None,
     split: SplitOption = "held-out",
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN", help="Further column of the label table to group by, repeatable."
+        ),
+    ] = None,
+    corrected: CorrectedOption = False,
     column: ColumnOption = None,
     skip_problems: SkipOption = False,
     cache: CacheOption = None,
@@ -61,8 +69,13 @@ def evaluate(
             cache_folder=cache,
             progress=decoding,
         )
-        folder = evaluate_run(prepared, out, seed=seed, progress=predicting)
+        folder = evaluate_run(
+            prepared, out, seed=seed, by=by or (), corrected=corrected, progress=predicting
+        )
     metrics = folder.metrics()
+    step = folder.manifest["steps"]["evaluate"]
+    if seen := step.get("corrected", {}).get("n_fitted_on"):
+        note(f"note: the correction was fitted on {seen} of the {step['n']} cases")
     if as_json:
         say_json(metrics)
         return
@@ -92,9 +105,10 @@ def predict(
         Path | None, typer.Argument(metavar="IMAGE", help="Radiograph, DICOM included.")
     ] = None,
     card: CardOption = None,
+    corrected: CorrectedOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict the bone age of one radiograph.
+    """Predict the bone age of one radiograph, with an interval where RUN was calibrated.
 
     Example: boneage-xai predict runs/cpu-small hand.png --sex F
 
@@ -102,6 +116,7 @@ def predict(
     """
     import numpy as np
 
+    from boneage_xai.analysis.stored_calibration import read_calibration, stored_calibration
     from boneage_xai.data.preprocess import preprocess
     from boneage_xai.data.radiograph import read_radiograph
     from boneage_xai.predict import predict_pixels
@@ -115,7 +130,17 @@ def predict(
     model = one_model(run, card)
     pixels = preprocess(radiograph, model.preprocessing).pixels[np.newaxis]
     is_male = np.array([Sex(sex).is_male])
+    calibration = stored_calibration(model) if corrected else read_calibration(model)
     months = float(predict_pixels(model.network, pixels, is_male)[0])
+    interval = None
+    if calibration is not None:
+        intervals = calibration.intervals
+        if corrected:
+            months = float(calibration.correction.apply([months], is_male)[0])
+            intervals = calibration.corrected_intervals
+        low, high = (float(end[0]) for end in intervals.interval([months], is_male))
+        if np.isfinite(low):
+            interval = {"coverage": intervals.coverage, "low_months": low, "high_months": high}
     if radiograph.sex is not None and radiograph.sex is not Sex(sex):
         note(f"note: {image} states sex {radiograph.sex.value}, predicted with {sex}")
     if as_json:
@@ -124,11 +149,19 @@ def predict(
                 "image": str(image),
                 "sex": sex,
                 "predicted_months": months,
+                "corrected": corrected,
+                "interval": interval,
                 "model_id": model.model_id,
             }
         )
     else:
-        say(f"{months:.1f} months ({months / 12:.1f} years); for research use only")
+        within = ""
+        if interval is not None:
+            within = (
+                f", {100 * interval['coverage']:g}% interval {interval['low_months']:.1f} to "
+                f"{interval['high_months']:.1f} months"
+            )
+        say(f"{months:.1f} months ({months / 12:.1f} years){within}; for research use only")
 
 
 def attribute(

@@ -243,6 +243,11 @@ class AnalysisFolder:
         metrics: dict[str, Any] = read_json(self.path / "metrics.json")
         return metrics
 
+    def intervals(self) -> dict[str, Any] | None:
+        """Return the content of ``intervals.json``, None where there were too few cases."""
+        file = self.path / "intervals.json"
+        return read_json(file) if file.is_file() else None
+
     def history(self) -> pd.DataFrame | None:
         """Return the training history per epoch, None for a model trained elsewhere."""
         return self._optional("history.csv")

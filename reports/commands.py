@@ -23,7 +23,10 @@ _ATTRIBUTE_OPTIONS = {
 
 
 def _evaluate(detail: Detail) -> list[str]:
-    return ["--seed", str(detail.get("seed", 0))]
+    words = ["--seed", str(detail.get("seed", 0))]
+    for column in detail.get("by", []):
+        words += ["--by", str(column)]
+    return words + ["--corrected"] * bool(detail.get("corrected"))
 
 
 def _attribute(detail: Detail) -> list[str]:

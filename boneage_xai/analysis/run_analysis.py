@@ -14,6 +14,13 @@ import pandas as pd
 
 from boneage_xai.analysis.baselines import BASELINES, Baselines
 from boneage_xai.analysis.evaluation import evaluate
+from boneage_xai.analysis.intervals import interval_results
+from boneage_xai.analysis.predictions import (
+    column_values,
+    corrected_table,
+    prediction_table,
+)
+from boneage_xai.analysis.stored_calibration import stored_calibration
 from boneage_xai.attribution.baselines import (
     SameSexReferences,
     draw_references,
@@ -28,7 +35,7 @@ from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
 from boneage_xai.data.preprocess import SourceMap
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.models.interface import Model
-from boneage_xai.predict import Progress, predict_cohort
+from boneage_xai.predict import Progress
 from boneage_xai.regions.label_maps import read_region_map, region_maps_id, regions_on_input
 from boneage_xai.store import (
     AnalysisFolder,
@@ -150,21 +157,32 @@ def prepare_run(
 
 
 def evaluate_run(
-    prepared: RunOnCohort, out: Path, *, seed: int = 0, progress: Progress | None = None
+    prepared: RunOnCohort,
+    out: Path,
+    *,
+    seed: int = 0,
+    by: Sequence[str] = (),
+    corrected: bool = False,
+    progress: Progress | None = None,
 ) -> AnalysisFolder:
-    """Predict every labelled case and write predictions and metrics.
+    """Predict every labelled case and write predictions, metrics and intervals.
 
     Args:
         prepared: run and cases.
         out: analysis folder, new or of the same run and data.
-        seed: of the bootstrap.
+        seed: of the bootstrap and of the division of cases for intervals.
+        by: columns of the label table to group cases by, too.
+        corrected: whether the linear correction stored with the run is applied.
         progress: called with (done, total) cases predicted.
 
     Returns:
-        The analysis folder with ``predictions.parquet`` and ``metrics.json``.
+        The analysis folder with ``predictions.parquet`` and ``metrics.json``, and with enough
+        cases ``intervals.json`` and ``intervals.parquet``.
 
     Raises:
         DataError: no case has a reference bone age.
+        ConfigError: a column that the label table does not have, or ``corrected`` for a network
+            that has no stored correction.
         ReportError: ``out`` holds another analysis.
     """
     run, data = prepared.record()
@@ -172,27 +190,45 @@ def evaluate_run(
     cohort = prepared.cohort.labelled()
     if not len(cohort):
         raise DataError(f"{prepared.source}: expected cases with a bone age, found none")
-    predictions = predict_cohort(prepared.run, cohort, prepared.cache, progress=progress)
-    frame = pd.DataFrame(
-        {
-            "case_id": [one.case_id for one in predictions],
-            "sex": [one.sex.value for one in predictions],
-            "reference_months": [one.reference_months for one in predictions],
-            "predicted_months": [one.predicted_months for one in predictions],
-            "error_months": [one.error_months for one in predictions],
-        }
-    )
-    metrics = evaluate(frame, _baseline_predictions(prepared, cohort), seed=seed)
-    detail = {"n": len(frame), "seed": seed, "n_unlabelled": len(prepared.cohort) - len(cohort)}
+    columns = {name: column_values(cohort, name) for name in by}
+    calibration = stored_calibration(prepared.run) if corrected else None
+    frame = prediction_table(prepared.run, cohort, prepared.cache, progress)
+    detail: dict[str, Any] = {
+        "n": len(frame),
+        "seed": seed,
+        "n_unlabelled": len(prepared.cohort) - len(cohort),
+    }
+    if calibration is not None:
+        frame = corrected_table(frame, calibration.correction)
+        seen = _in_split(prepared, cohort, "validation")
+        detail["corrected"] = {**calibration.correction.to_dict(), "n_fitted_on": seen}
+    frame = frame.assign(**columns)
+    metrics = evaluate(frame, _baseline_predictions(prepared, cohort), seed=seed, columns=by)
+    intervals = interval_results(frame, seed=seed)
+    if by:
+        detail["by"] = list(by)
     # Recorded before the results, so that a kill between them leaves a folder to go on in.
     folder = AnalysisFolder.add_step(out, run=run, data=data, step="evaluate", detail=detail)
     write_table(out / "predictions.parquet", frame)
     write_json(out / "metrics.json", metrics)
+    if intervals is not None:
+        write_json(out / "intervals.json", intervals[0])
+        write_table(out / "intervals.parquet", intervals[1])
     history = prepared.run.path / "history.csv"
     if history.is_file():
         with staged_file(out / "history.csv") as staged:
             shutil.copyfile(history, staged)
     return folder
+
+
+def _in_split(prepared: RunOnCohort, cohort: Cohort, part: str) -> int:
+    """Return how many cases belong to a part of the run's own data, told by their pixels."""
+    splits = prepared.run.splits()
+    if splits is None:
+        return 0
+    digests = dict(zip(prepared.cache.case_ids, prepared.cache.digests(), strict=True))
+    known = set(splits.loc[splits["split"] == part, "pixels_digest"])
+    return sum(digests[case.case_id] in known for case in cohort)
 
 
 def _baseline_predictions(
