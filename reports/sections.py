@@ -19,6 +19,9 @@ from boneage_xai.figures.training import learning_curve
 from boneage_xai.store import AnalysisFolder
 from reports.attribution_sections import activations, attributions, regions
 from reports.blocks import Block, Drawing, Headline, HeadlineNumber, Section, Table, Text
+from reports.clinical_section import clinical
+from reports.groups_section import calibration, groups
+from reports.intervals_section import intervals
 from reports.intervention_section import interventions
 from reports.profile_section import region_profiles
 from reports.occlusion_section import occlusion
@@ -338,7 +341,11 @@ SECTIONS: dict[str, Callable[[AnalysisFolder], Section | None]] = {
     "data": data,
     "performance": performance,
     "agreement": agreement,
+    "calibration": calibration,
     "subgroups": subgroups,
+    "groups": groups,
+    "clinical": clinical,
+    "intervals": intervals,
     "training": training,
     "attributions": attributions,
     "activations": activations,
@@ -359,6 +366,10 @@ ADDED_BY: dict[str, tuple[str, str]] = {
     "performance": ("Performance", EVALUATE),
     "agreement": ("Agreement with the reference", EVALUATE),
     "subgroups": ("By sex and age", EVALUATE),
+    "calibration": ("Calibration", EVALUATE),
+    "groups": ("By stage and other groups", EVALUATE),
+    "clinical": ("Errors that matter to a diagnosis", EVALUATE),
+    "intervals": ("How sure a single prediction is", f"{EVALUATE} on at least 100 labelled cases"),
     "training": ("Training", f"{EVALUATE} on a run that was trained with `boneage-xai train`"),
     "attributions": ("What the network looks at", ATTRIBUTE),
     "activations": ("Activation maps by layer", ATTRIBUTE),

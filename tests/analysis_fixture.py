@@ -20,6 +20,7 @@ from boneage_xai.analysis.stress import (
     write_examples,
 )
 from boneage_xai.analysis.stress_transforms import STRESS_TRANSFORMS
+from boneage_xai.analysis.intervals import interval_results
 from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.attribution.batch import attribute_cohort
 from boneage_xai.attribution.interface import AttributionSettings
@@ -31,7 +32,7 @@ from boneage_xai.types import RegionMap
 MALICIOUS = "<script>alert('x')</script>"
 STRANGE = "../../$\\frac$ [a](http://evil.example) *b*"
 SIZE_PX = 24
-N_CASES = 64
+N_CASES = 120
 METHODS = ("integrated_gradients", "gradient")
 REFUSED = {"deep_lift": "expected a network without gates, found <b>one</b>"}
 
@@ -52,7 +53,7 @@ class ToyNetwork(nn.Module):
 
 
 def write_analysis(folder: Path, *, attribute: bool = True, seed: int = 3) -> Path:
-    """Write an analysis folder of 64 cases, 6 of them attributed with two methods."""
+    """Write an analysis folder of 120 cases, 6 of them attributed with two methods."""
     rng = np.random.default_rng(seed)
     reference = rng.uniform(20, 215, N_CASES).round()
     frame = pd.DataFrame(
@@ -87,6 +88,10 @@ def write_analysis(folder: Path, *, attribute: bool = True, seed: int = 3) -> Pa
     mean = float(reference.mean())
     baselines = {"mean": np.full(N_CASES, mean), "intensity_ridge": 0.3 * reference + 0.7 * mean}
     write_json(folder / "metrics.json", evaluate(frame, baselines, n_resamples=100))
+    intervals = interval_results(frame, n_splits=3)
+    assert intervals is not None
+    write_json(folder / "intervals.json", intervals[0])
+    write_table(folder / "intervals.parquet", intervals[1])
     epochs = np.arange(8)
     history = pd.DataFrame(
         {

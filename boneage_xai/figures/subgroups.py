@@ -27,7 +27,10 @@ _METRIC_LABELS = {
     "within_6_months": "share within 6 months",
     "within_12_months": "share within 12 months",
     "within_24_months": "share within 24 months",
+    "coverage": "share of references inside the interval",
+    "significant_errors": "share of errors above 2 SD",
 }
+_SHARES = ("within_6_months", "within_12_months", "within_24_months", "coverage")
 
 
 def _bin_name(span: Sequence[float]) -> str:
@@ -35,12 +38,22 @@ def _bin_name(span: Sequence[float]) -> str:
 
 
 @styled
-def error_by_subgroup(subgroups: Sequence[Mapping[str, Any]], metric: str = "mae_months") -> Figure:
+def error_by_subgroup(
+    subgroups: Sequence[Mapping[str, Any]],
+    metric: str = "mae_months",
+    *,
+    title: str = "By age and sex, with 95% bootstrap intervals",
+    ages: str = "reference bone age",
+    expected: float | None = None,
+) -> Figure:
     """Draw a metric with its interval per age bin, for girls, boys and both.
 
     Args:
-        subgroups: the ``subgroups`` of metrics.json.
+        subgroups: the ``subgroups`` of metrics.json, or rows like them.
         metric: one of the metric names.
+        title: of the figure.
+        ages: what the bins are bins of.
+        expected: value that is hoped for, drawn as a line.
 
     Returns:
         One axes; under every bin the number of girls and boys. Hollow markers stand for
@@ -115,14 +128,22 @@ def error_by_subgroup(subgroups: Sequence[Mapping[str, Any]], metric: str = "mae
         axes.axhline(0.0, color=BLACK, linewidth=1.0)
     else:
         axes.set_ylim(bottom=0.0)
-    axes.set_xlabel("reference bone age (months); below: number of girls / boys")
+    axes.set_xlabel(f"{ages} (months); below: number of girls / boys")
     axes.set_ylabel(_METRIC_LABELS[metric])
-    axes.set_title("By age and sex, with 95% bootstrap intervals")
+    axes.set_title(title)
+    if expected is not None:
+        axes.axhline(expected, color=BLACK, linewidth=1.2, label=f"expected: {expected:.0%}")
     axes.legend(loc="upper center", ncols=4, bbox_to_anchor=(0.5, 1.0))
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.16 * (high - low))
-    if metric.startswith("within_"):
+    if metric in _SHARES:
         axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
         axes.set_ylim(-0.03, 1.2)
+    if metric == "coverage":
+        lows = [float(group["coverage"]["low"]) for group in subgroups if "age_months" in group]
+        axes.set_ylim(min(0.8, *lows) - 0.03, 1.08)
+    if metric == "significant_errors":
+        axes.set_yticks([tick for tick in axes.get_yticks() if 0.0 <= tick <= 1.0])
+    if metric in (*_SHARES, "significant_errors"):
         axes.yaxis.set_major_formatter("{x:.0%}")
     return figure

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from boneage_xai.analysis.evaluation import evaluate
 from boneage_xai.attribution.interface import BaselineName
 from boneage_xai.errors import DataError, ReportError
 from boneage_xai.store import AnalysisFolder, read_json, write_json, write_table
@@ -252,6 +253,64 @@ def test_the_sex_is_told_beside_milestones(page: Page) -> None:
     told = page.text.partition("read twice, as a girl's and as a boy's")[2]
     assert "As a boy's the answer is +10.0 months on average" in told
     assert "With the other sex the mean absolute error changes by" in told
+def test_calibration_clinical_groups_and_intervals_say_what_their_tables_hold(
+    page: Page, analysis_template: Path
+) -> None:
+    folder = AnalysisFolder.open(analysis_template)
+    metrics, intervals = folder.metrics(), folder.intervals()
+    assert intervals is not None
+    assert "Predictions keep to the middle age" in page.text
+    assert "(proxy)" in page.text
+    assert "whether a child is delayed or advanced cannot be said" in page.text
+    share = metrics["clinical"]["significant_errors"]["value"]
+    assert f"{100 * share:.1f}% of {metrics['clinical']['n']} predictions" in page.text
+    assert (
+        "calibrated on 60 of the cases, chosen at random, and checked on the other 60" in page.text
+    )
+    shares = _csv(page, "intervals-3.csv")
+    assert shares["coverage"].iloc[0] == pytest.approx(intervals["overall"]["coverage"]["value"])
+    checked = _csv(page, "intervals-2.csv")
+    inside = checked["reference_months"].between(checked["low_months"], checked["high_months"])
+    assert inside.mean() == pytest.approx(shares["coverage"].iloc[0])
+    stages = _csv(page, "groups-2.csv")
+    assert stages["n"].sum() == len(folder.predictions())
+    curve = _csv(page, "calibration-2.csv")
+    total = (curve["n"] * curve["reference_months"]).sum()
+    assert total == pytest.approx(folder.predictions()["reference_months"].sum())
+
+
+def test_diagnoses_are_told_where_chronological_ages_are_known(analysis_folder: Path) -> None:
+    frame = AnalysisFolder.open(analysis_folder).predictions()
+    # A column may have any name, and its values too.
+    frame["chronological_age_months"] = frame["reference_months"].clip(10, 180)
+    frame[MALICIOUS] = np.where(np.arange(len(frame)) < 60, MALICIOUS, "")
+    metrics = evaluate(frame, {}, n_resamples=20, columns=[MALICIOUS])
+    write_json(analysis_folder / "metrics.json", metrics)
+    text = write_report(analysis_folder).read_text(encoding="utf-8")
+    assert MALICIOUS not in text
+    page = Page(text)
+    assert "(proxy)" not in page.text
+    assert "The prediction changes the class (delayed, normal, advanced) of" in page.text
+    assert f"By {MALICIOUS}" in page.text
+    assert "not given" in page.text
+
+
+def test_a_correction_is_told_with_the_cases_it_was_fitted_on(analysis_folder: Path) -> None:
+    manifest = read_json(analysis_folder / "analysis.json")
+    line = {"intercept_months": -2.5, "slope": 1.05}
+    manifest["steps"]["evaluate"]["corrected"] = {
+        "against": "prediction", "per_sex": True, "n": 200, "girls": line, "boys": line,
+        "n_fitted_on": 12,
+    }  # fmt: skip
+    manifest["steps"]["evaluate"]["by"] = ["the site"]
+    write_json(analysis_folder / "analysis.json", manifest)
+    text = Page(write_report(analysis_folder).read_text(encoding="utf-8")).text
+    assert "fitted on 200 validation cases, errors against the prediction" in text
+    assert "girls: −2.5 months +1.050 × prediction" in text
+    assert "12 of these cases are among the 120 analysed" in text
+    made = commands(AnalysisFolder.open(analysis_folder))["evaluate"]
+    assert "--by 'the site'" in made
+    assert made.endswith("--corrected")
 
 
 def test_scoreboard_says_which_methods_to_believe(page: Page) -> None:
