@@ -37,6 +37,9 @@ def calibration(folder: AnalysisFolder) -> Section | None:
                 "reference_months": row["reference_months"]["value"],
                 "reference_low": row["reference_months"]["low"],
                 "reference_high": row["reference_months"]["high"],
+                "error_months": row["error_months"]["value"],
+                "error_low": row["error_months"]["low"],
+                "error_high": row["error_months"]["high"],
             }
             for row in found["curve"]
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from scipy.stats import t as student
 
 from boneage_xai.analysis.agreement import regression_slope
-from boneage_xai.analysis.metrics import CONFIDENCE, FEW_CASES, FloatArray
+from boneage_xai.analysis.metrics import CONFIDENCE, FEW_CASES, Estimate, FloatArray
 from boneage_xai.errors import ConfigError, DataError
 
 N_BINS = 10
@@ -42,8 +43,9 @@ def calibration_curve(
 
     Returns:
         Per bin ``n``, ``few_cases``, ``predicted_months`` (mean), ``from_months`` and
-        ``to_months`` (smallest and largest prediction) and ``reference_months``
-        ``{value, low, high}``, the mean with Student's 95% interval.
+        ``to_months`` (smallest and largest prediction), and ``reference_months`` and
+        ``error_months`` (predicted minus reference), each ``{value, low, high}``, the mean with
+        Student's 95% interval.
 
     Raises:
         DataError: no cases, two lengths, or a value that is not finite.
@@ -58,26 +60,27 @@ def calibration_curve(
     for code in np.unique(codes):
         mask = codes == code
         own, truth = predicted[mask], reference[mask]
-        n, mean = own.size, float(truth.mean())
-        margin = None
-        if n >= 2:
-            tail = float(student.ppf(0.5 * (1.0 + CONFIDENCE), n - 1))
-            margin = tail * float(truth.std(ddof=1)) / np.sqrt(n)
         rows.append(
             {
-                "n": int(n),
-                "few_cases": bool(n < FEW_CASES),
+                "n": int(own.size),
+                "few_cases": bool(own.size < FEW_CASES),
                 "predicted_months": float(own.mean()),
                 "from_months": float(own.min()),
                 "to_months": float(own.max()),
-                "reference_months": {
-                    "value": mean,
-                    "low": None if margin is None else mean - float(margin),
-                    "high": None if margin is None else mean + float(margin),
-                },
+                "reference_months": _mean_estimate(truth),
+                "error_months": _mean_estimate(own - truth),
             }
         )
     return rows
+
+
+def _mean_estimate(values: FloatArray) -> Estimate:
+    mean = float(values.mean())
+    if values.size < 2:
+        return {"value": mean, "low": None, "high": None}
+    tail = float(student.ppf(0.5 * (1.0 + CONFIDENCE), values.size - 1))
+    margin = tail * float(values.std(ddof=1)) / math.sqrt(values.size)
+    return {"value": mean, "low": mean - margin, "high": mean + margin}
 
 
 def calibration_line(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from boneage_xai.errors import ReportError
@@ -21,15 +22,24 @@ from boneage_xai.figures.style import (
 )
 
 
+def _bars(
+    curve: Sequence[Mapping[str, Any]], key: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return (n,) values and (2, n) error bars of an estimate over the bins."""
+    estimates = [interval_bars(row[key]) for row in curve]
+    bars = np.array([[bar[0] for bar in sides] for _, sides in estimates]).T
+    return np.array([value for value, _ in estimates]), bars
+
+
 @styled
 def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
-    """Draw mean reference against mean predicted bone age, and how far the two differ.
+    """Draw mean reference against mean predicted bone age, and the mean error.
 
     Args:
         calibration: ``calibration`` of metrics.json.
 
     Returns:
-        Two axes: the curve with the line of equal ages and the fitted line; the difference.
+        Two axes: the curve with the line of equal ages and the fitted line; the mean error.
 
     Raises:
         ReportError: no bins.
@@ -38,9 +48,8 @@ def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
     if not curve:
         raise ReportError("figure: expected bins of predictions, found none")
     x = np.array([row["predicted_months"] for row in curve])
-    estimates = [interval_bars(row["reference_months"]) for row in curve]
-    y = np.array([value for value, _ in estimates])
-    bars = np.array([[bar[0] for bar in sides] for _, sides in estimates]).T
+    y, bars = _bars(curve, "reference_months")
+    errors, error_bars = _bars(curve, "error_months")
     line = calibration["line"]
     figure = new_figure(4.2)
     left, right = figure.subplots(1, 2)
@@ -66,9 +75,9 @@ def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
     left.set_title("Calibration")
     left.legend(loc="upper left")
     right.axhline(0.0, color=BLACK, linewidth=1.2)
-    right.errorbar(x, y - x, yerr=bars, fmt="o", color=BLUE, capsize=3)
+    right.errorbar(x, errors, yerr=error_bars, fmt="o", color=BLUE, capsize=3)
     age_axis(right, "x", low, high)
-    right.set_ylabel("mean reference minus prediction (months)")
+    right.set_ylabel("mean predicted minus reference (months)")
     right.set_title("Mean error, with 95% intervals")
     for axes in (left, right):
         axes.set_xlabel("predicted bone age (months)")

@@ -35,6 +35,11 @@ def test_curve_partitions_the_cases_and_its_intervals_are_students() -> None:
     expected = stats.ttest_1samp(part, 0.0).confidence_interval(0.95)
     assert rows[4]["reference_months"]["low"] == pytest.approx(expected.low)
     assert rows[4]["reference_months"]["high"] == pytest.approx(expected.high)
+    for row in rows:
+        distance = row["predicted_months"] - row["reference_months"]["value"]
+        assert row["error_months"]["value"] == pytest.approx(distance)
+        # The spread of predictions within a bin is no uncertainty of the error.
+        assert row["error_months"]["high"] < distance + 10.0 * 2.2 / 0.8 / row["n"] ** 0.5
 
 
 def test_equal_predictions_stay_together() -> None:
