@@ -37,6 +37,7 @@ from apps.phantoms import benchmark_methods, intervene, phantom
 from apps.regions import regions, train_locator
 from apps.runs import attribute, evaluate, predict
 from apps.sex import sex_effect
+from apps.shortcuts import shortcuts
 from apps.sources import one_cohort, parse_columns, say_cohorts
 from apps.stress import stress
 from boneage_xai import __version__
@@ -211,6 +212,7 @@ app.command()(predict)
 app.command()(attribute)
 app.command()(intervene)
 app.command()(occlude)
+app.command()(shortcuts)
 app.command()(regions)
 app.command()(train_locator)
 app.command()(benchmark_methods)

@@ -13,12 +13,15 @@ import math
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import zarr
 
@@ -283,6 +286,28 @@ class AnalysisFolder:
     def neighbours(self) -> pd.DataFrame | None:
         """Return one row per case and similar training case, None before ``neighbours``."""
         return self._optional("neighbours.parquet")
+    def shortcuts(self) -> dict[str, Any] | None:
+        """Return the content of ``shortcuts.json``, None before ``shortcuts``."""
+        file = self.path / "shortcuts.json"
+        return dict(read_json(file)) if file.is_file() else None
+
+    def shortcut_changes(self) -> pd.DataFrame | None:
+        """Return one row per case and test of the shortcut audit, None before ``shortcuts``."""
+        return self._optional("shortcuts.parquet")
+
+    def shortcut_example(self) -> tuple[str, dict[str, npt.NDArray[np.uint8]]] | None:
+        """Return a case id and its pictures as the shortcut audit changed them, None without."""
+        file = self.path / "shortcuts_example.npz"
+        if not file.is_file():
+            return None
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                pictures = {name: stored[name] for name in stored.files}
+            return str(pictures.pop("case_id")), pictures
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"{file}: expected pictures, found something unreadable ({error})"
+            ) from error
 
     def maps(self) -> zarr.Group | None:
         """Return the Zarr group of inputs, maps and activations, None before ``attribute``."""

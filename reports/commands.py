@@ -89,6 +89,14 @@ def _neighbours(detail: Detail) -> list[str]:
     return ["--k", str(detail.get("k", N_NEIGHBOURS))]
 
 
+def _shortcuts(detail: Detail) -> list[str]:
+    words = ["--seed", str(detail.get("seed", 0))]
+    for option, key in (("--limit", "limit"), ("--data-limit", "data_limit")):
+        if detail.get(key) is not None:
+            words += [option, str(detail[key])]
+    return words
+
+
 _OPTIONS: dict[str, Callable[[Detail], list[str]]] = {
     "evaluate": _evaluate,
     "attribute": _attribute,
@@ -97,6 +105,7 @@ _OPTIONS: dict[str, Callable[[Detail], list[str]]] = {
     "benchmark_methods": _benchmark_methods,
     "stress": _stress,
     "neighbours": _neighbours,
+    "shortcuts": _shortcuts,
 }
 
 

@@ -29,6 +29,7 @@ from reports.provenance import provenance
 from reports.scoreboard_section import scoreboard
 from reports.sex_section import sex_effect
 from reports.stress_section import stress
+from reports.shortcut_section import shortcuts
 from reports.summary import explanation_sentences
 from reports.wording import (
     BASELINE_NAMES,
@@ -356,6 +357,7 @@ SECTIONS: dict[str, Callable[[AnalysisFolder], Section | None]] = {
     "scoreboard": scoreboard,
     "sex_effect": sex_effect,
     "stress": stress,
+    "shortcuts": shortcuts,
     "provenance": provenance,
 }
 
@@ -395,5 +397,9 @@ ADDED_BY: dict[str, tuple[str, str]] = {
         "`boneage-xai sex-effect RUN --data SOURCE --out {folder}`",
     ),
     "stress": ("Changes of appearance", "`boneage-xai stress RUN --data SOURCE --out {folder}`"),
+    "shortcuts": (
+        "Shortcuts: is it the hand?",
+        "`boneage-xai shortcuts RUN --data SOURCE --out {folder}`",
+    ),
 }
 """Title of each section that can be missing, and the step that would add it."""
