@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ from boneage_xai.analysis.stress import (
 )
 from boneage_xai.analysis.stress_transforms import STRESS_TRANSFORMS
 from boneage_xai.analysis.intervals import interval_results
+from boneage_xai.analysis.shortcut_data import audit_data
+from boneage_xai.analysis.shortcut_network import summarise_changes
+from boneage_xai.analysis.shortcut_words import data_alarm, network_alarm
 from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.attribution.batch import attribute_cohort
 from boneage_xai.attribution.interface import AttributionSettings
@@ -130,7 +134,52 @@ def write_analysis(folder: Path, *, attribute: bool = True, seed: int = 3) -> Pa
         detail = {"n": 6, "limit": 6, "transforms": ["rotation_180", "contrast_50"]}
         AnalysisFolder.add_step(folder, **identity, step="stress", detail=detail)
         _stress(folder, frame.head(6), rng)
+        _shortcuts(folder, frame, identity, rng)
     return folder
+
+
+def _shortcuts(
+    folder: Path, frame: pd.DataFrame, identity: dict[str, Any], rng: np.random.Generator
+) -> None:
+    """Write a shortcut audit in which the marker moves predictions and nothing tells the sex."""
+    ages = frame["reference_months"].to_numpy()
+    groups = {"marker": ages[:, None] + rng.normal(0, 20, (N_CASES, 1)), "intensity": ages[:, None]}
+    found, _ = audit_data(groups, ages, (frame["sex"] == "M").to_numpy(), n_permutations=199)
+    changes = pd.concat(
+        [
+            frame.assign(test=test, change_months=change, control_months=control)
+            for test, change, control in (
+                ("marker_erased", rng.normal(-12, 3, N_CASES), 0.25),
+                ("marker_moved", rng.normal(0, 1, N_CASES), 0.25),
+                ("whole_darker", rng.normal(0, 0.1, N_CASES), np.nan),
+            )
+        ],
+        ignore_index=True,
+    )
+    network, untested = summarise_changes(changes)
+    detail = {"n": N_CASES, "limit": 200, "n_data": N_CASES, "data_limit": None, "seed": 0}
+    AnalysisFolder.add_step(folder, **identity, step="shortcuts", detail=detail)
+    write_table(folder / "shortcuts.parquet", changes)
+    names = ("original", "marker_erased", "marker_moved", "control")
+    pictures: dict[str, Any] = {
+        name: rng.integers(0, 256, (SIZE_PX, SIZE_PX), dtype=np.uint8) for name in names
+    }
+    np.savez(folder / "shortcuts_example.npz", **pictures, case_id=np.array(MALICIOUS))
+    alarms = [data_alarm(row) for row in found[found["alarm"]].to_dict("records")]
+    alarms += [network_alarm(row) for row in network[network["alarm"]].to_dict("records")]
+    share = {"share": 0.2, "low": 0.1, "high": 0.3, "area": 0.02, "elsewhere": None}
+    write_json(
+        folder / "shortcuts.json",
+        {
+            "alarm": True,
+            "alarms": alarms,
+            "data": found.to_dict("records"),
+            "network": network.to_dict("records"),
+            "attribution": [{"method": "gradient", "part": "marker", "n": 6} | share],
+            "not_checked": {"data": {"id: age": "ids <b>unknown</b>"}, "network": untested},
+            "rules": {"significance": 0.05, "least_months": 3.0, "least_slope": 0.1},
+        },
+    )
 
 
 def scores(frame: pd.DataFrame) -> pd.DataFrame:
