@@ -18,7 +18,7 @@ _PICTURES = {
     "original": "as the network sees it",
     "marker_erased": "marker erased",
     "marker_moved": "marker moved",
-    "control": "control: a patch erased elsewhere",
+    "control": "control: patch erased",
 }
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from boneage_xai.analysis.shortcut_edits import BACKGROUND_TEST
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.style import (
     BLUE,
@@ -110,7 +111,8 @@ def change_panels(
         control = row["control_months"]
         if control is not None:
             moved.plot(control, y, marker="D", color=GREY, markersize=4.5, linestyle="none")
-        _threshold(moved, y, least_months + (control or 0.0))
+        if row["test"] != BACKGROUND_TEST:
+            _threshold(moved, y, least_months + (control or 0.0))
         furthest = max(furthest, float(ends[2]), least_months + (control or 0.0))
         tilt = [row[f"slope_months_per_month{end}"] for end in ("", "_low", "_high")]
         if tilt[0] is not None:
