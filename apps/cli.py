@@ -13,8 +13,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from apps.compare import compare
 from apps.calibration import calibrate
+from apps.compare import compare
 from apps.console import (
     bars,
     err,
@@ -24,8 +24,8 @@ from apps.console import (
     say_json,
     say_table,
 )
-from apps.occlusion import occlude
 from apps.neighbours import neighbours
+from apps.occlusion import occlude
 from apps.options import (
     CacheOption,
     ColumnOption,

@@ -286,6 +286,7 @@ class AnalysisFolder:
     def neighbours(self) -> pd.DataFrame | None:
         """Return one row per case and similar training case, None before ``neighbours``."""
         return self._optional("neighbours.parquet")
+
     def shortcuts(self) -> dict[str, Any] | None:
         """Return the content of ``shortcuts.json``, None before ``shortcuts``."""
         file = self.path / "shortcuts.json"

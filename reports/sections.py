@@ -23,13 +23,13 @@ from reports.clinical_section import clinical
 from reports.groups_section import calibration, groups
 from reports.intervals_section import intervals
 from reports.intervention_section import interventions
-from reports.profile_section import region_profiles
 from reports.occlusion_section import occlusion
+from reports.profile_section import region_profiles
 from reports.provenance import provenance
 from reports.scoreboard_section import scoreboard
 from reports.sex_section import sex_effect
-from reports.stress_section import stress
 from reports.shortcut_section import shortcuts
+from reports.stress_section import stress
 from reports.summary import explanation_sentences
 from reports.wording import (
     BASELINE_NAMES,

@@ -13,7 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from boneage_xai.analysis.evaluation import evaluate
+from boneage_xai.analysis.intervals import interval_results
 from boneage_xai.analysis.region_occlusion import EXAMPLE_FILE
+from boneage_xai.analysis.shortcut_data import audit_data
+from boneage_xai.analysis.shortcut_network import summarise_changes
+from boneage_xai.analysis.shortcut_words import data_alarm, network_alarm
 from boneage_xai.analysis.stress import (
     EXAMPLES_FILE,
     STRESS_TABLE,
@@ -21,10 +25,6 @@ from boneage_xai.analysis.stress import (
     write_examples,
 )
 from boneage_xai.analysis.stress_transforms import STRESS_TRANSFORMS
-from boneage_xai.analysis.intervals import interval_results
-from boneage_xai.analysis.shortcut_data import audit_data
-from boneage_xai.analysis.shortcut_network import summarise_changes
-from boneage_xai.analysis.shortcut_words import data_alarm, network_alarm
 from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.attribution.batch import attribute_cohort
 from boneage_xai.attribution.interface import AttributionSettings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,35 +10,7 @@ from scipy.stats import norm, rankdata, wilcoxon
 
 from boneage_xai.analysis.groups import Grouping
 from boneage_xai.analysis.metrics import FEW_CASES, FloatArray
-from boneage_xai.errors import DataError
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust p-values so that the chance of any false finding among them stays as stated.
-
-    Args:
-        p_values: one per test of a family; None where nothing was tested.
-
-    Returns:
-        The adjusted p-values in the same order.
-
-    Raises:
-        DataError: a value outside [0, 1].
-
-    Source:
-        Holm, Scandinavian Journal of Statistics, 1979.
-    """
-    tested = [index for index, value in enumerate(p_values) if value is not None]
-    values = np.array([p_values[index] for index in tested], dtype=np.float64)
-    if not ((values >= 0.0) & (values <= 1.0)).all():
-        raise DataError("Holm: expected p-values from 0 to 1, found one outside")
-    order = np.argsort(values, kind="stable")
-    stepped = values[order] * np.arange(values.size, 0, -1)
-    adjusted = np.minimum(np.maximum.accumulate(stepped), 1.0)
-    result: list[float | None] = [None] * len(p_values)
-    for place, value in zip(order, adjusted, strict=True):
-        result[tested[int(place)]] = float(value)
-    return result
+from boneage_xai.analysis.multiplicity import holm_of_known
 
 
 def group_tests(errors_months: npt.ArrayLike, grouping: Grouping) -> list[dict[str, Any]]:
@@ -90,7 +61,7 @@ def group_tests(errors_months: npt.ArrayLike, grouping: Grouping) -> list[dict[s
             }
         )
     for name in ("bias_p", "difference_p"):
-        for row, adjusted in zip(rows, holm([row[name] for row in rows]), strict=True):
+        for row, adjusted in zip(rows, holm_of_known([row[name] for row in rows]), strict=True):
             row[f"{name}_holm"] = adjusted
     return rows
 

@@ -12,7 +12,7 @@ import pandas as pd
 from boneage_xai.analysis.agreement import agreement
 from boneage_xai.analysis.calibration import calibration_curve, calibration_line
 from boneage_xai.analysis.clinical import clinical_results
-from boneage_xai.analysis.comparisons import group_tests, holm
+from boneage_xai.analysis.comparisons import group_tests
 from boneage_xai.analysis.groups import column_grouping, group_metrics, standard_groupings
 from boneage_xai.analysis.metrics import (
     CONFIDENCE,
@@ -21,6 +21,7 @@ from boneage_xai.analysis.metrics import (
     error_metrics,
     paired_difference,
 )
+from boneage_xai.analysis.multiplicity import holm_of_known
 from boneage_xai.analysis.subgroups import AGE_BINS_MONTHS, SEX_BY_AGE, subgroup_metrics
 from boneage_xai.errors import ConfigError, DataError
 
@@ -158,7 +159,7 @@ def _paired(
         )
         for name, values in baselines.items()
     }
-    adjusted = holm([entry["wilcoxon_p"] for entry in found.values()])
+    adjusted = holm_of_known([entry["wilcoxon_p"] for entry in found.values()])
     for entry, value in zip(found.values(), adjusted, strict=True):
         entry["wilcoxon_p_holm"] = value
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -32,3 +34,12 @@ def holm(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     corrected = np.full(values.shape, np.nan)
     corrected[order] = np.minimum(np.maximum.accumulate(factors * values[order]), 1.0)
     return corrected
+
+
+def holm_of_known(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return what :func:`holm` does for a list in which None marks a test that was not made."""
+    corrected = holm([np.nan if value is None else value for value in p_values])
+    return [
+        None if known is None else float(value)
+        for known, value in zip(p_values, corrected, strict=True)
+    ]

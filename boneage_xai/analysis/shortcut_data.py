@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import rankdata
 
+from boneage_xai.analysis.multiplicity import holm
 from boneage_xai.errors import ConfigError, DataError
 
 FloatArray = npt.NDArray[np.float64]
@@ -133,15 +134,6 @@ _COLUMNS = [
     "p_holm",
     "alarm",
 ]
-
-
-def holm(p_values: FloatArray) -> FloatArray:
-    """Return Holm's adjusted p-values (m,), in the order given."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted = np.empty(len(p_values))
-    factors = len(p_values) - np.arange(len(p_values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
-    return adjusted
 
 
 def _why_not(values: FloatArray, target: str, male: npt.NDArray[np.bool_]) -> str:

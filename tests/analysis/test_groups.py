@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 from statsmodels.stats.multitest import multipletests
 
-from boneage_xai.analysis.comparisons import group_tests, holm
+from boneage_xai.analysis.comparisons import group_tests
 from boneage_xai.analysis.groups import (
     MISSING,
     STAGES,
@@ -19,6 +19,7 @@ from boneage_xai.analysis.groups import (
     stage_indices,
     standard_groupings,
 )
+from boneage_xai.analysis.multiplicity import holm_of_known
 from boneage_xai.errors import ConfigError, DataError
 
 
@@ -104,15 +105,15 @@ p_values = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12)
 @settings(max_examples=8, deadline=None)
 @given(p_values)
 def test_holm_equals_statsmodels(values: list[float]) -> None:
-    assert holm(values) == pytest.approx(multipletests(values, method="holm")[1])
+    assert holm_of_known(values) == pytest.approx(multipletests(values, method="holm")[1])
 
 
 def test_holm_passes_over_what_was_not_tested() -> None:
     # 0.01 × 3, 0.02 × 2 and 0.04 × 1, which may not fall below the one before it.
-    assert holm([0.04, None, 0.01, 0.02]) == pytest.approx([0.04, None, 0.03, 0.04])
-    assert holm([]) == []
+    assert holm_of_known([0.04, None, 0.01, 0.02]) == pytest.approx([0.04, None, 0.03, 0.04])
+    assert holm_of_known([]) == []
     with pytest.raises(DataError, match="from 0 to 1"):
-        holm([1.2])
+        holm_of_known([1.2])
 
 
 def test_tests_of_groups_equal_scipy() -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score, roc_auc_score
 
-from boneage_xai.analysis.shortcut_data import auc, audit_data, holm, out_of_fold, r2
+from boneage_xai.analysis.multiplicity import holm
+from boneage_xai.analysis.shortcut_data import auc, audit_data, out_of_fold, r2
 from boneage_xai.analysis.shortcut_edits import edits, find_places
 from boneage_xai.analysis.shortcut_features import border_features, id_features, marker_features
 from boneage_xai.analysis.shortcut_network import measure_changes, summarise_changes

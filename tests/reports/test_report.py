@@ -253,6 +253,8 @@ def test_the_sex_is_told_beside_milestones(page: Page) -> None:
     told = page.text.partition("read twice, as a girl's and as a boy's")[2]
     assert "As a boy's the answer is +10.0 months on average" in told
     assert "With the other sex the mean absolute error changes by" in told
+
+
 def test_calibration_clinical_groups_and_intervals_say_what_their_tables_hold(
     page: Page, analysis_template: Path
 ) -> None:
