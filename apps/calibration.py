@@ -9,7 +9,7 @@ import typer
 
 from apps.console import bars, say, say_json
 from apps.options import CacheOption, ColumnOption, DataOption, JsonOption, SkipOption, device
-from apps.sources import one_cohort
+from apps.sources import prepared_cases
 
 
 def calibrate(
@@ -41,22 +41,20 @@ def calibrate(
 
     Example: boneage-xai calibrate runs/cpu-small --data ~/rsna
     """
-    from boneage_xai.analysis.run_analysis import prepare_run
     from boneage_xai.analysis.stored_calibration import CALIBRATION_FILE, calibrate_run
     from boneage_xai.models.checkpoint import load_run
 
     model = load_run(run, device())
-    chosen, left_out = one_cohort(data, column, skip_problems, model.cohort_name)
-    with bars("Decoding", "Predicting", quiet=as_json) as (decoding, predicting):
-        prepared = prepare_run(
-            model,
-            chosen,
-            source=str(data),
-            split="validation",
-            skipped_problem_rows=left_out,
-            cache_folder=cache,
-            progress=decoding,
-        )
+    prepared, _ = prepared_cases(
+        model,
+        data,
+        split="validation",
+        column=column,
+        skip_problems=skip_problems,
+        cache=cache,
+        quiet=as_json,
+    )
+    with bars("Predicting", quiet=as_json) as (predicting,):
         found = calibrate_run(
             prepared,
             against=against,

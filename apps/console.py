@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +22,9 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 out = Console()
 err = Console(stderr=True)
@@ -119,3 +122,13 @@ def with_interval(estimate: Mapping[str, float | None], *, percent: bool = False
     if low is not None and high is not None:
         text += f" ({low * scale:.{decimals}f} to {high * scale:.{decimals}f})"
     return text + (" %" if percent else "")
+
+
+def records(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Return the rows of a table, none for None, with None where a number is unknown."""
+    if table is None:
+        return []
+    return [
+        {str(key): None if value != value else value for key, value in row.items()}
+        for row in table.to_dict("records")
+    ]

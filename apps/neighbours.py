@@ -18,7 +18,7 @@ from apps.options import (
     SkipOption,
     SplitOption,
 )
-from apps.sources import one_cohort
+from apps.sources import prepared_cases
 
 
 def neighbours(
@@ -37,20 +37,18 @@ def neighbours(
     Example: boneage-xai neighbours runs/cpu-small --data ~/rsna --out analyses/cpu-small
     """
     from boneage_xai.analysis.neighbours import neighbours_run
-    from boneage_xai.analysis.run_analysis import prepare_run
 
     model = one_model(run, None)
-    chosen, left_out = one_cohort(data, column, skip_problems, model.cohort_name)
-    with bars("Decoding", "Reading", quiet=as_json) as (decoding, reading):
-        prepared = prepare_run(
-            model,
-            chosen,
-            source=str(data),
-            split=split,
-            skipped_problem_rows=left_out,
-            cache_folder=cache,
-            progress=decoding,
-        )
+    prepared, chosen = prepared_cases(
+        model,
+        data,
+        split=split,
+        column=column,
+        skip_problems=skip_problems,
+        cache=cache,
+        quiet=as_json,
+    )
+    with bars("Reading", quiet=as_json) as (reading,):
         training = chosen.select(prepared.train_ids)
         folder = neighbours_run(prepared, training, out, k=k, progress=reading)
     table = folder.neighbours()

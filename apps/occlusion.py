@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from apps.console import bars, note, say, say_json, say_table
-from apps.models import note_unknown_training, one_model
+from apps.console import bars, note, records, say, say_json, say_table
+from apps.models import one_model
 from apps.options import (
     AnalysisOption,
     CacheOption,
@@ -21,10 +21,7 @@ from apps.options import (
     SkipOption,
     SplitOption,
 )
-from apps.sources import one_cohort
-
-if TYPE_CHECKING:
-    import pandas as pd
+from apps.sources import prepared_cases
 
 
 def occlude(
@@ -66,25 +63,20 @@ def occlude(
         preferred_fill,
         summarise_occlusion,
     )
-    from boneage_xai.analysis.run_analysis import prepare_run
-    from boneage_xai.regions.cohort_regions import with_regions
     from boneage_xai.regions.removal import FILL_NAMES
 
     model = one_model(run, card)
-    note_unknown_training(model)
-    chosen, left_out = one_cohort(data, column, skip_problems, model.cohort_name)
-    if regions is not None:
-        chosen = with_regions(chosen, regions)
-    with bars("Decoding", "Removing regions", quiet=as_json) as (decoding, removing):
-        prepared = prepare_run(
-            model,
-            chosen,
-            source=str(data),
-            split=split,
-            skipped_problem_rows=left_out,
-            cache_folder=cache,
-            progress=decoding,
-        )
+    prepared, _ = prepared_cases(
+        model,
+        data,
+        split=split,
+        column=column,
+        skip_problems=skip_problems,
+        regions=regions,
+        cache=cache,
+        quiet=as_json,
+    )
+    with bars("Removing regions", quiet=as_json) as (removing,):
         folder = occlude_run(
             prepared,
             out,
@@ -104,11 +96,11 @@ def occlude(
         say_json(
             {
                 **{key: step[key] for key in ("n", "fills", "n_without_region_map")},
-                "regions": _records(summary),
-                "by_sex_and_age": _records(by_group(table, shown)),
-                "agreement_with_occlusion": _records(comparison.with_occlusion),
-                "agreement_with_interventions": _records(comparison.with_interventions),
-                "verdicts": _records(comparison.verdicts),
+                "regions": records(summary),
+                "by_sex_and_age": records(by_group(table, shown)),
+                "agreement_with_occlusion": records(comparison.with_occlusion),
+                "agreement_with_interventions": records(comparison.with_interventions),
+                "verdicts": records(comparison.verdicts),
             }
         )
         return
@@ -123,10 +115,10 @@ def occlude(
                     *(_cell(row, name) for name in ("delta", "absolute_delta")),
                     *(_cell(row, name) for name in ("beyond_control", "error_change")),
                 ]
-                for row in _records(of_fill)
+                for row in records(of_fill)
             ],
         )
-    for row in _records(comparison.verdicts):
+    for row in records(comparison.verdicts):
         say(f"{row['method']}: {row['verdict']}")
     left = step["n_without_region_map"] + step["n_without_hand"]
     if left:
@@ -140,13 +132,3 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
         return "–"
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return f"{value:+.1f}" + ("" if low is None else f" ({low:+.1f} to {high:+.1f})")
-
-
-def _records(summary: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """Return the rows of a table, with None where a number is unknown."""
-    if summary is None:
-        return []
-    return [
-        {str(key): None if value != value else value for key, value in row.items()}
-        for row in summary.to_dict("records")
-    ]

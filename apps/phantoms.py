@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from apps.console import bars, note, say, say_json, say_table
-from apps.models import note_unknown_training, one_model
+from apps.console import bars, note, records, say, say_json, say_table
+from apps.models import one_model
 from apps.options import (
     AnalysisOption,
     CacheOption,
@@ -17,7 +17,7 @@ from apps.options import (
     RunArgument,
     SplitOption,
 )
-from apps.sources import one_cohort
+from apps.sources import prepared_cases
 from boneage_xai.errors import ConfigError
 from boneage_xai.phantom.faults import Fault
 from boneage_xai.phantom.settings import NUISANCES, PhantomSettings
@@ -111,17 +111,12 @@ def intervene(
     Example: boneage-xai intervene demo/run --data demo/phantoms --out demo/analysis --limit 100
     """
     from boneage_xai.analysis.interventions import intervene_run, summarise_interventions
-    from boneage_xai.analysis.run_analysis import prepare_run
     from boneage_xai.phantom.cohorts import read_phantom_cohort
 
     manifest, phantoms = read_phantom_cohort(data)
     model = one_model(run, card)
-    note_unknown_training(model)
-    chosen, _ = one_cohort(data, None, False, model.cohort_name)
-    with bars("Decoding", "Intervening", quiet=as_json) as (decoding, intervening):
-        prepared = prepare_run(
-            model, chosen, source=str(data), split=split, cache_folder=cache, progress=decoding
-        )
+    prepared, _ = prepared_cases(model, data, split=split, cache=cache, quiet=as_json)
+    with bars("Intervening", quiet=as_json) as (intervening,):
         folder = intervene_run(
             prepared,
             manifest,
@@ -140,8 +135,8 @@ def intervene(
             {
                 "n": folder.manifest["steps"]["intervene"]["n"],
                 "delta_months": delta_months,
-                "regions": _records(summary),
-                "by_sex_and_age": _records(summarise_interventions(table, by=("sex", "age"))),
+                "regions": records(summary),
+                "by_sex_and_age": records(summarise_interventions(table, by=("sex", "age"))),
             }
         )
         return
@@ -157,7 +152,7 @@ def intervene(
                 f"{row['n_changed']} of {row['n']}",
                 f"{row['maturity_change']:+.2f}",
             ]
-            for row in _records(summary)
+            for row in records(summary)
         ],
     )
     say(f"Written to {out}; `boneage-xai report {out}` makes it readable")
@@ -190,19 +185,14 @@ def benchmark_methods(
 
     Example: boneage-xai benchmark-methods demo/run --data demo/phantoms --out scoreboard --limit 40
     """
-    from boneage_xai.analysis.run_analysis import prepare_run
     from boneage_xai.analysis.scoreboard import SCORES, benchmark_run, summarise_scores
     from boneage_xai.phantom.cohorts import read_phantom_cohort
 
     manifest, phantoms = read_phantom_cohort(data)
     model = one_model(run, card)
-    note_unknown_training(model)
-    chosen, _ = one_cohort(data, None, False, model.cohort_name)
-    with bars("Decoding", "Attributing", "Intervening", "Scoring", quiet=as_json) as progress:
-        decoding, attributing, intervening, scoring = progress
-        prepared = prepare_run(
-            model, chosen, source=str(data), split=split, cache_folder=cache, progress=decoding
-        )
+    prepared, _ = prepared_cases(model, data, split=split, cache=cache, quiet=as_json)
+    with bars("Attributing", "Intervening", "Scoring", quiet=as_json) as progress:
+        attributing, intervening, scoring = progress
         folder = benchmark_run(
             prepared,
             manifest,
@@ -221,7 +211,7 @@ def benchmark_methods(
         return
     summary = summarise_scores(scores)
     if as_json:
-        say_json({"n": step["n"], "refused": step["refused"], "scores": _records(summary)})
+        say_json({"n": step["n"], "refused": step["refused"], "scores": records(summary)})
         return
     table = summary.pivot(index="method", columns="score", values="value")
     say_table(
@@ -235,9 +225,3 @@ def benchmark_methods(
     for name, reason in step["refused"].items():
         note(f"{name}: not valid here: {reason}")
     say(f"Written to {out}; `boneage-xai report {out}` makes it readable")
-
-
-def _records(summary: Any) -> list[dict[str, Any]]:
-    """Return the rows of a table, with None where a number is unknown."""
-    rows: list[dict[str, Any]] = summary.to_dict("records")
-    return [{key: None if value != value else value for key, value in row.items()} for row in rows]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from apps.console import bars, note, say, say_json, say_table, with_interval
-from apps.models import note_unknown_training, one_model
+from apps.models import one_model
 from apps.options import (
     AnalysisOption,
     CacheOption,
@@ -21,7 +21,7 @@ from apps.options import (
     SkipOption,
     SplitOption,
 )
-from apps.sources import one_cohort
+from apps.sources import prepared_cases
 from boneage_xai.errors import ConfigError
 from boneage_xai.types import Radiograph, Sex
 
@@ -54,21 +54,19 @@ def evaluate(
 
     Example: boneage-xai evaluate --card densenet.toml --data ~/rsna --out analyses/densenet
     """
-    from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
+    from boneage_xai.analysis.run_analysis import evaluate_run
 
     model = one_model(run, card)
-    note_unknown_training(model)
-    chosen, left_out = one_cohort(data, column, skip_problems, model.cohort_name)
-    with bars("Decoding", "Predicting", quiet=as_json) as (decoding, predicting):
-        prepared = prepare_run(
-            model,
-            chosen,
-            source=str(data),
-            split=split,
-            skipped_problem_rows=left_out,
-            cache_folder=cache,
-            progress=decoding,
-        )
+    prepared, _ = prepared_cases(
+        model,
+        data,
+        split=split,
+        column=column,
+        skip_problems=skip_problems,
+        cache=cache,
+        quiet=as_json,
+    )
+    with bars("Predicting", quiet=as_json) as (predicting,):
         folder = evaluate_run(
             prepared, out, seed=seed, by=by or (), corrected=corrected, progress=predicting
         )
@@ -271,10 +269,9 @@ def attribute(
     Killed at any moment, it goes on with the same command and --resume.
     """
     from boneage_xai.analysis.random_control import with_random_weights
-    from boneage_xai.analysis.run_analysis import attribute_run, prepare_run
+    from boneage_xai.analysis.run_analysis import attribute_run
     from boneage_xai.attribution.interface import AttributionSettings
     from boneage_xai.attribution.requirements import hidden_layers
-    from boneage_xai.regions.cohort_regions import with_regions
 
     if min_nodes > max_nodes:
         raise ConfigError(
@@ -295,20 +292,16 @@ def attribute(
     if seed is not None and not random_weights:
         raise ConfigError("--seed: expected --random-weights, whose seed it is, found none")
     model = one_model(run, card)
-    note_unknown_training(model)
-    chosen, left_out = one_cohort(data, column, skip_problems, model.cohort_name)
-    if regions is not None:
-        chosen = with_regions(chosen, regions)
-    with bars("Decoding", "Attributing") as (decoding, attributing):
-        prepared = prepare_run(
-            model,
-            chosen,
-            source=str(data),
-            split=split,
-            skipped_problem_rows=left_out,
-            cache_folder=cache,
-            progress=decoding,
-        )
+    prepared, _ = prepared_cases(
+        model,
+        data,
+        split=split,
+        column=column,
+        skip_problems=skip_problems,
+        regions=regions,
+        cache=cache,
+    )
+    with bars("Attributing") as (attributing,):
         if random_weights:
             prepared = with_random_weights(prepared, seed or 0)
         folder = attribute_run(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from apps.console import bars, note, say, say_json, say_table
-from apps.models import note_unknown_training, one_model
+from apps.console import bars, note, records, say, say_json, say_table
+from apps.models import one_model
 from apps.options import (
     AnalysisOption,
     CacheOption,
@@ -17,7 +17,7 @@ from apps.options import (
     SkipOption,
     SplitOption,
 )
-from apps.sources import one_cohort
+from apps.sources import prepared_cases
 
 
 def sex_effect(
@@ -35,7 +35,6 @@ def sex_effect(
 
     Example: boneage-xai sex-effect runs/cpu-small --data ~/rsna --out analyses/cpu-small
     """
-    from boneage_xai.analysis.run_analysis import prepare_run
     from boneage_xai.analysis.sex_effect import (
         errors_without_sex,
         sex_effect_run,
@@ -43,23 +42,21 @@ def sex_effect(
     )
 
     model = one_model(run, card)
-    note_unknown_training(model)
-    chosen, left_out = one_cohort(data, column, skip_problems, model.cohort_name)
-    with bars("Decoding", "Predicting", quiet=as_json) as (decoding, predicting):
-        prepared = prepare_run(
-            model,
-            chosen,
-            source=str(data),
-            split=split,
-            skipped_problem_rows=left_out,
-            cache_folder=cache,
-            progress=decoding,
-        )
+    prepared, _ = prepared_cases(
+        model,
+        data,
+        split=split,
+        column=column,
+        skip_problems=skip_problems,
+        cache=cache,
+        quiet=as_json,
+    )
+    with bars("Predicting", quiet=as_json) as (predicting,):
         folder = sex_effect_run(prepared, out, progress=predicting)
     table = folder.sex_effect()
     if table is None:
         return
-    by_age, errors = _rows(summarise_sex_effect(table)), _rows(errors_without_sex(table))
+    by_age, errors = records(summarise_sex_effect(table)), records(errors_without_sex(table))
     if as_json:
         say_json({"n": len(table), "by_age": by_age, "errors": errors})
         return
@@ -82,13 +79,6 @@ def sex_effect(
     if not errors:
         note("note: no case has a bone age, so that changes of the error cannot be told")
     say(f"Written to {out}; `boneage-xai report {out}` makes it readable")
-
-
-def _rows(table: Any) -> list[dict[str, Any]]:
-    return [
-        {str(key): None if value != value else value for key, value in row.items()}
-        for row in table.to_dict("records")
-    ]
 
 
 def _interval(row: dict[str, Any], key: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from apps.console import bars, note, say, say_json, say_table
-from apps.models import note_unknown_training, one_model
+from apps.models import one_model
 from apps.options import (
     AnalysisOption,
     CacheOption,
@@ -20,7 +20,7 @@ from apps.options import (
     SkipOption,
     SplitOption,
 )
-from apps.sources import one_cohort
+from apps.sources import prepared_cases
 
 
 def shortcuts(
@@ -52,29 +52,20 @@ def shortcuts(
 
     Exits with 0 whether or not an alarm is raised; --json has it as `alarm`.
     """
-    from boneage_xai.analysis.run_analysis import prepare_run
     from boneage_xai.analysis.shortcuts import audit_run
-    from boneage_xai.regions.cohort_regions import with_regions
 
     model = one_model(run, card)
-    note_unknown_training(model)
-    chosen, left_out = one_cohort(data, column, skip_problems, model.cohort_name)
-    if regions is not None:
-        chosen = with_regions(chosen, regions)
-    with bars("Decoding", "Reading", "Predicting", quiet=as_json) as (
-        decoding,
-        reading,
-        predicting,
-    ):
-        prepared = prepare_run(
-            model,
-            chosen,
-            source=str(data),
-            split=split,
-            skipped_problem_rows=left_out,
-            cache_folder=cache,
-            progress=decoding,
-        )
+    prepared, chosen = prepared_cases(
+        model,
+        data,
+        split=split,
+        column=column,
+        skip_problems=skip_problems,
+        regions=regions,
+        cache=cache,
+        quiet=as_json,
+    )
+    with bars("Reading", "Predicting", quiet=as_json) as (reading, predicting):
         folder = audit_run(
             prepared,
             chosen,

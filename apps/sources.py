@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apps.console import bars, note, say_table
+from apps.models import note_unknown_training
 from boneage_xai.data.cohort import (
     CohortReading,
     inspect_images,
@@ -16,6 +17,10 @@ from boneage_xai.data.cohort import (
 )
 from boneage_xai.errors import ConfigError
 from boneage_xai.types import Cohort
+
+if TYPE_CHECKING:
+    from boneage_xai.analysis.run_analysis import RunOnCohort, SplitName
+    from boneage_xai.models.interface import Model
 
 
 def parse_columns(pairs: Sequence[str] | None) -> dict[str, str] | None:
@@ -63,6 +68,52 @@ def one_cohort(
     if left_out:
         note(f"{source}: {left_out} rows with problems left out")
     return chosen.select(kept), left_out
+
+
+def prepared_cases(
+    model: Model,
+    source: Path,
+    *,
+    split: SplitName,
+    column: Sequence[str] | None = None,
+    skip_problems: bool = False,
+    regions: Path | None = None,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> tuple[RunOnCohort, Cohort]:
+    """Read a data set and prepare those of its cases that a network is to be analysed on.
+
+    Args:
+        model: the network.
+        source: the data set.
+        split: as for ``prepare_run``.
+        column: ``ROLE=HEADER`` options.
+        skip_problems: whether rows with problems are left out.
+        regions: folder of region maps that take the place of the data set's own.
+        cache: where prepared pixels are kept.
+        quiet: show no progress.
+
+    Returns:
+        The network with its cases, and all cases of the data set.
+    """
+    from boneage_xai.analysis.run_analysis import prepare_run
+    from boneage_xai.regions.cohort_regions import with_regions
+
+    note_unknown_training(model)
+    cohort, left_out = one_cohort(source, column, skip_problems, model.cohort_name)
+    if regions is not None:
+        cohort = with_regions(cohort, regions)
+    with bars("Decoding", quiet=quiet) as (decoding,):
+        prepared = prepare_run(
+            model,
+            cohort,
+            source=str(source),
+            split=split,
+            skipped_problem_rows=left_out,
+            cache_folder=cache,
+            progress=decoding,
+        )
+    return prepared, cohort
 
 
 def say_cohorts(reading: CohortReading, described: Sequence[dict[str, Any]]) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from apps.console import bars, note, say, say_json, say_table
-from apps.models import note_unknown_training, one_model
+from apps.console import bars, note, records, say, say_json, say_table
+from apps.models import one_model
 from apps.options import (
     AnalysisOption,
     CacheOption,
@@ -19,7 +19,7 @@ from apps.options import (
     SkipOption,
     SplitOption,
 )
-from apps.sources import one_cohort
+from apps.sources import prepared_cases
 
 
 def stress(
@@ -48,30 +48,24 @@ def stress(
 
     Example: boneage-xai stress runs/cpu-small --data ~/rsna --out turned --transform rotation
     """
-    from boneage_xai.analysis.run_analysis import prepare_run
     from boneage_xai.analysis.stress import stress_run, summarise_stress
 
     model = one_model(run, card)
-    note_unknown_training(model)
-    chosen, left_out = one_cohort(data, column, skip_problems, model.cohort_name)
-    with bars("Decoding", "Stressing", quiet=as_json) as (decoding, stressing):
-        prepared = prepare_run(
-            model,
-            chosen,
-            source=str(data),
-            split=split,
-            skipped_problem_rows=left_out,
-            cache_folder=cache,
-            progress=decoding,
-        )
+    prepared, _ = prepared_cases(
+        model,
+        data,
+        split=split,
+        column=column,
+        skip_problems=skip_problems,
+        cache=cache,
+        quiet=as_json,
+    )
+    with bars("Stressing", quiet=as_json) as (stressing,):
         folder = stress_run(prepared, out, transforms=transform, limit=limit, progress=stressing)
     table = folder.stress()
     if table is None:
         return
-    rows: list[dict[str, Any]] = [
-        {str(key): None if value != value else value for key, value in row.items()}
-        for row in summarise_stress(table).to_dict("records")
-    ]
+    rows = records(summarise_stress(table))
     if as_json:
         say_json({"n": folder.manifest["steps"]["stress"]["n"], "transforms": rows})
         return
