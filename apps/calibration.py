@@ -42,9 +42,9 @@ def calibrate(
     Example: boneage-xai calibrate runs/cpu-small --data ~/rsna
     """
     from boneage_xai.analysis.stored_calibration import CALIBRATION_FILE, calibrate_run
-    from boneage_xai.models.checkpoint import load_run
+    from boneage_xai.models.ensemble import load_model
 
-    model = load_run(run, device())
+    model = load_model(run, device())
     prepared, _ = prepared_cases(
         model,
         data,

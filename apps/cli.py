@@ -24,6 +24,7 @@ from apps.console import (
     say_json,
     say_table,
 )
+from apps.ensembles import ensemble
 from apps.neighbours import neighbours
 from apps.occlusion import occlude
 from apps.options import (
@@ -206,6 +207,7 @@ def train(
     )
 
 
+app.command()(ensemble)
 app.command()(evaluate)
 app.command()(calibrate)
 app.command()(predict)

@@ -1,4 +1,4 @@
-"""The network that a command works on: a run, or one that a model card describes."""
+"""The network that a command works on: a run, an ensemble, or one that a model card describes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def one_model(run: Path | None, card: Path | None) -> Model:
     """Load the network that the command line names.
 
     Args:
-        run: run folder.
+        run: folder of a run or an ensemble.
         card: model card.
 
     Raises:
         ConfigError: neither or both.
     """
-    from boneage_xai.models.checkpoint import load_run
+    from boneage_xai.models.ensemble import load_model
     from boneage_xai.models.external import load_external
 
     if run is not None and card is None:
-        return load_run(run, device())
+        return load_model(run, device())
     if card is not None and run is None:
         return load_external(card, device())
     found = "neither" if run is None else f"both, {run} and {card}"

@@ -30,6 +30,7 @@ def provenance(folder: AnalysisFolder) -> Section:
         ("Model card file" if is_external else "Run", str(run.get("path"))),
         ("Model", f"{run.get('model_id')} ({MODEL_ID_OF[is_external]})"),
         ("Model card" if is_external else "Recipe", str(run.get("recipe"))),
+        *_averaged(run),
         ("Architecture", _settings(run.get("architecture"))),
         ("Preprocessing", _settings(run.get("preprocessing"))),
         ("Training", "elsewhere, not recorded" if is_external else _settings(learned)),
@@ -69,3 +70,11 @@ def _short(value: Any) -> Any:
     if isinstance(value, list):
         return [_short(inner) for inner in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _averaged(run: dict[str, Any]) -> list[tuple[str, str]]:
+    """Say which runs an ensemble averages, and over which views."""
+    if "members" not in run:
+        return []
+    members = ", ".join(f"{one['recipe']} ({one['model_id']})" for one in run["members"])
+    return [("Average of", members), ("Views", _settings(run["views"]))]

@@ -10,6 +10,7 @@ from torch import nn
 from boneage_xai.attribution.methods import METHODS
 from boneage_xai.errors import AttributionError
 from boneage_xai.models.adapter import ExternalModel
+from boneage_xai.models.averaged import AveragedNetwork
 from boneage_xai.models.trial import gradients_flow
 
 Need = Literal["predictions", "gradients", "layers"]
@@ -29,7 +30,9 @@ the layers between, which is what a method needs that is not named here."""
 
 def hidden_layers(network: nn.Module) -> str | None:
     """Return why a network's layers cannot be observed, None where they can."""
-    return network.hidden_layers if isinstance(network, ExternalModel) else None
+    if isinstance(network, ExternalModel | AveragedNetwork):
+        return network.hidden_layers
+    return None
 
 
 def check_methods(network: nn.Module, methods: Sequence[str]) -> None:
@@ -43,16 +46,17 @@ def check_methods(network: nn.Module, methods: Sequence[str]) -> None:
         AttributionError: a method that works on layers, for a network that hides them; or a
             network from elsewhere whose predictions cannot be differentiated.
     """
-    if not isinstance(network, ExternalModel):
-        return
+    hidden = hidden_layers(network)
     needs = {name: NEEDS.get(name, "layers") for name in methods if name in METHODS}
     for name, need in needs.items():
-        if need == "layers" and network.hidden_layers is not None:
+        if need == "layers" and hidden is not None:
             possible = sorted(other for other, its in NEEDS.items() if its != "layers")
             raise AttributionError(
                 f"{name}: expected a network whose layers can be observed, found "
-                f"{network.hidden_layers}; possible are {', '.join(possible)}"
+                f"{hidden}; possible are {', '.join(possible)}"
             )
+    if not isinstance(network, ExternalModel):
+        return
     differentiated = [name for name, need in needs.items() if need != "predictions"]
     if differentiated and not gradients_flow(network):
         raise AttributionError(
