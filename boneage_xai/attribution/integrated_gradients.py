@@ -20,7 +20,13 @@ from boneage_xai.attribution.path_integration import (
     integrate_batch,
 )
 from boneage_xai.attribution.precision import GATE_CASES, GateFigures, Precision, choose_precision
-from boneage_xai.attribution.prepared import PreparedNetwork, in_bfloat16, prepare, prepare_as
+from boneage_xai.attribution.prepared import (
+    PreparedNetwork,
+    float32_poolings,
+    in_bfloat16,
+    prepare,
+    prepare_as,
+)
 from boneage_xai.attribution.quadrature import FEWEST_NODES, RULE
 from boneage_xai.errors import AttributionError, ConfigError
 from boneage_xai.types import FloatImage
@@ -93,16 +99,19 @@ def restore_integrator(
     prepared = prepare_as(
         network, decisions["folded"], decisions["parity_months"], decisions["note"]
     )
-    half = in_bfloat16(prepared) if decisions["precision"] == "bfloat16" else None
-    if half is None and decisions["precision"] == "bfloat16":
-        raise AttributionError(
-            f"{type(network).__name__}: expected a backbone for bfloat16 as before, found none"
-        )
+    half, poolings = None, int(decisions.get("n_float32_poolings", 1))
+    if decisions["precision"] == "bfloat16":
+        if poolings not in float32_poolings(prepared):
+            raise AttributionError(
+                f"{type(network).__name__}: expected a backbone for bfloat16 as before, found none"
+            )
+        half = in_bfloat16(prepared, poolings)
     gate = decisions["gate"]
     precision = Precision(
         decisions["precision"],
         decisions["reason"],
         half,
+        poolings,
         None if gate is None else GateFigures(**gate),
     )
     return Integrator(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from boneage_xai.attribution.gradients import predictions
 from boneage_xai.attribution.interface import AttributionSettings, PrecisionName
 from boneage_xai.attribution.path_integration import integrate_batch
-from boneage_xai.attribution.prepared import PreparedNetwork, in_bfloat16
+from boneage_xai.attribution.prepared import PreparedNetwork, float32_poolings, in_bfloat16
 from boneage_xai.models.precision import computes_bfloat16_fast
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,25 @@ class GateFigures:
     map_rank_correlation: float
     share_closed: float
 
+    def passed(self) -> bool:
+        """Return whether bfloat16 may be used."""
+        # Written so that NaN fails too.
+        return (
+            self.map_correlation >= LOWEST_CORRELATION
+            and self.map_rank_correlation >= LOWEST_RANK_CORRELATION
+            and self.prediction_change_months <= LARGEST_PREDICTION_CHANGE_MONTHS
+            and self.share_closed >= LOWEST_SHARE_CLOSED
+        )
+
+    def describe(self) -> str:
+        """Return the figures in words."""
+        return (
+            f"on {self.n} cases maps correlate {self.map_correlation:.4f} or better (ranks "
+            f"{self.map_rank_correlation:.4f}), predictions move by at most "
+            f"{self.prediction_change_months:.2f} months and {self.share_closed:.0%} of the gaps "
+            "are closed"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Precision:
@@ -58,18 +77,25 @@ class Precision:
         name: ``float32`` (or the network's own type) or ``bfloat16``.
         reason: one clause for the record.
         network: the bfloat16 network, None for the prepared network itself.
+        n_float32_poolings: of that network, as :func:`in_bfloat16` takes it.
         figures: what the check measured, None where there was none.
     """
 
     name: Literal["float32", "bfloat16", "float64"]
     reason: str
     network: nn.Module | None = None
+    n_float32_poolings: int = 0
     figures: GateFigures | None = None
 
     def record(self) -> dict[str, Any]:
         """Return what goes into ``analysis.json``."""
         figures = None if self.figures is None else asdict(self.figures)
-        return {"precision": self.name, "reason": self.reason, "gate": figures}
+        return {
+            "precision": self.name,
+            "reason": self.reason,
+            "n_float32_poolings": self.n_float32_poolings,
+            "gate": figures,
+        }
 
 
 def choose_precision(
@@ -86,7 +112,8 @@ def choose_precision(
 
     Each case is explained in both, to the tolerances asked for. bfloat16 passes if on every case
     its map correlates with that of float32 and its predictions stay near, and if it closes most
-    of the completeness gaps, taken against float32 predictions.
+    of the completeness gaps, taken against float32 predictions. Where it does not with all but the
+    stem in bfloat16, a longer stem is tried (:func:`float32_poolings`).
 
     Args:
         prepared: the network in float32.
@@ -105,29 +132,17 @@ def choose_precision(
     name: Literal["float32", "float64"] = "float64" if own == torch.float64 else "float32"
     if (reason := _not_tried(settings.precision, images.device, n_cases)) is not None:
         return Precision(name, reason)
-    half = in_bfloat16(prepared)
-    if half is None:
-        return Precision(name, "the network has no float32 backbone to run in bfloat16")
-    figures = _measure(prepared.network, half, images, baselines, is_male, settings, batch_size)
-    # Written so that NaN fails too.
-    passed = (
-        figures.map_correlation >= LOWEST_CORRELATION
-        and figures.map_rank_correlation >= LOWEST_RANK_CORRELATION
-        and figures.prediction_change_months <= LARGEST_PREDICTION_CHANGE_MONTHS
-        and figures.share_closed >= LOWEST_SHARE_CLOSED
-    )
-    found = (
-        f"on {figures.n} cases maps correlate {figures.map_correlation:.4f} or better (ranks "
-        f"{figures.map_rank_correlation:.4f}), predictions move by at most "
-        f"{figures.prediction_change_months:.2f} months and {figures.share_closed:.0%} of the gaps "
-        "are closed"
-    )
-    if passed:
-        return Precision("bfloat16", f"bfloat16 passed the check: {found}", half, figures)
-    reason = f"bfloat16 failed the check: {found}"
+    reason, figures = "the network has no float32 backbone to run in bfloat16", None
+    for poolings in float32_poolings(prepared):
+        half = in_bfloat16(prepared, poolings)
+        figures = _measure(prepared.network, half, images, baselines, is_male, settings, batch_size)
+        if figures.passed():
+            reason = f"bfloat16 passed the check: {figures.describe()}"
+            return Precision("bfloat16", reason, half, poolings, figures)
+        reason = f"bfloat16 failed the check: {figures.describe()}"
     if settings.precision == "bfloat16":
         logger.warning("attribution in %s: %s", name, reason)
-    return Precision(name, reason, None, figures)
+    return Precision(name, reason, figures=figures)
 
 
 def _not_tried(asked: PrecisionName, device: torch.device, n_cases: int) -> str | None:

@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from boneage_xai.attribution.forward import months, untouched
 from boneage_xai.errors import AttributionError
+from boneage_xai.models.averaged import AveragedNetwork
 from boneage_xai.models.backbones import feature_children
 
 logger = logging.getLogger(__name__)
@@ -56,26 +57,30 @@ class _Casting(nn.Module):
 
 
 class _InBfloat16(nn.Module):
-    """Run a backbone in bfloat16 from its first max pooling on, between float32 and float32.
+    """Run a backbone in bfloat16 from one of its max poolings on, between float32 and float32.
 
     A max pooling gives its gradient to the largest of its inputs. In bfloat16 neighbours of a
-    smooth image are often equal, and which of them gets it is chance; in the first stage, where
+    smooth image are often equal, and which of them gets it is chance; in the first stages, where
     that decides on single pixels, maps suffer. So what comes before stays in float32.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, float32_poolings: int) -> None:
         super().__init__()
         self.inner = backbone
-        parts = feature_children(backbone)
-        poolings = [n for n, (_, _, part) in enumerate(parts) if isinstance(part, nn.MaxPool2d)]
-        in_float32 = poolings[0] + 1 if poolings else 0
-        for n, (owner, name, part) in enumerate(parts):
+        in_float32 = ([0, *_after_poolings(backbone)])[float32_poolings]
+        for n, (owner, name, part) in enumerate(feature_children(backbone)):
             dtype = torch.float32 if n < in_float32 else torch.bfloat16
             setattr(owner, name, _Casting(part, dtype))
 
     def forward(self, image: Tensor) -> Tensor:
         features: Tensor = self.inner(image)
         return features.float()
+
+
+def _after_poolings(backbone: nn.Module) -> list[int]:
+    """Return for each max pooling between the parts of a backbone the number of the next part."""
+    parts = feature_children(backbone)
+    return [n + 1 for n, (_, _, part) in enumerate(parts) if isinstance(part, nn.MaxPool2d)]
 
 
 class _LayerTracer(fx.Tracer):
@@ -164,22 +169,36 @@ def prepare_as(network: nn.Module, folded: int, parity_months: float, note: str)
         return PreparedNetwork(_channels_last(duplicate), folded, parity_months, note)
 
 
-def in_bfloat16(prepared: PreparedNetwork) -> nn.Module | None:
-    """Return a copy whose backbone computes in bfloat16, but for its stem, and its head in float32.
+def float32_poolings(prepared: PreparedNetwork) -> range:
+    """Return up to how many of its max poolings a network may stay in float32 in bfloat16.
 
     Args:
-        prepared: the copy in float32; not touched.
+        prepared: the copy in float32.
 
     Returns:
-        The network, or None where there is no float32 ``backbone`` to run in bfloat16.
+        The numbers that :func:`in_bfloat16` takes, the fastest first: those of the first two
+        poolings, 0 alone for a backbone without any, none where there is no float32
+        ``backbone`` to run in bfloat16.
     """
     first = next(prepared.network.parameters(), None)
     backbone = getattr(prepared.network, "backbone", None)
     if first is None or first.dtype != torch.float32 or not isinstance(backbone, nn.Module):
-        return None
+        return range(0)
+    poolings = len(_after_poolings(backbone))
+    return range(1, min(poolings, 2) + 1) if poolings else range(1)
+
+
+def in_bfloat16(prepared: PreparedNetwork, n_float32_poolings: int) -> nn.Module:
+    """Return a copy whose backbone computes in bfloat16 but for its stem, its head in float32.
+
+    Args:
+        prepared: the copy in float32; not touched.
+        n_float32_poolings: one of :func:`float32_poolings`: everything up to this max pooling
+            stays in float32.
+    """
     with torch.inference_mode(False):
         half = frozen_copy(prepared.network)
-        half.backbone = _InBfloat16(half.get_submodule("backbone"))
+        half.backbone = _InBfloat16(half.get_submodule("backbone"), n_float32_poolings)
         return _channels_last(half)
 
 
@@ -218,6 +237,14 @@ def _channels_last(network: nn.Module) -> nn.Module:
 
 def _foldable_pairs(network: nn.Module) -> tuple[list[tuple[str, str]], str]:
     """Return names (convolution, BatchNorm) that follow each other and nothing else."""
+    if isinstance(network, AveragedNetwork):
+        found = [_foldable_pairs(member) for member in network.members]
+        named = [
+            (f"members.{number}.{convolution}", f"members.{number}.{norm}")
+            for number, (of_member, _) in enumerate(found)
+            for convolution, norm in of_member
+        ]
+        return named, "" if named else found[0][1]
     has_backbone = isinstance(getattr(network, "backbone", None), nn.Module)
     root = network.get_submodule("backbone") if has_backbone else network
     prefix = "backbone." if has_backbone else ""

@@ -15,7 +15,7 @@ from boneage_xai.attribution.integrated_gradients import (
 )
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.precision import Precision, choose_precision
-from boneage_xai.attribution.prepared import prepare
+from boneage_xai.attribution.prepared import float32_poolings, prepare
 
 HALF = AttributionSettings(precision="bfloat16")
 AUTO = AttributionSettings()
@@ -135,6 +135,17 @@ def test_each_figure_can_refuse(
     assert choose(tough_network, disc_cases, HALF, 4).name == "bfloat16"
     monkeypatch.setattr(module, "_measure", lambda *_: module.GateFigures(**{**good, **figures}))
     assert choose(tough_network, disc_cases, HALF, 4).name == "float32"
+
+
+def test_a_longer_stem_is_tried_where_the_shortest_fails(
+    tough_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    tough_network.backbone = nn.Sequential(
+        nn.MaxPool2d(1), Offset(), nn.MaxPool2d(1), *tough_network.get_submodule("backbone")
+    )
+    chosen = choose(tough_network, disc_cases, HALF, 4)
+    assert (chosen.name, chosen.n_float32_poolings) == ("bfloat16", 2)
+    assert list(float32_poolings(prepare(tough_network, *disc_cases))) == [1, 2]
 
 
 def test_when_it_is_not_tried(

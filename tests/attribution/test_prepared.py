@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from boneage_xai.attribution.integrated_gradients import integrated_gradients
 from boneage_xai.attribution.interface import AttributionSettings
-from boneage_xai.attribution.prepared import frozen_copy, in_bfloat16, prepare
+from boneage_xai.attribution.prepared import float32_poolings, frozen_copy, in_bfloat16, prepare
 from boneage_xai.errors import AttributionError
 from boneage_xai.models.regressor import ArchitectureSettings, BoneAgeRegressor
 
@@ -177,8 +177,7 @@ def test_a_hooked_pair_stays_as_it_is() -> None:
 def test_bfloat16_copy_keeps_the_head_in_float32(disc_network: nn.Module) -> None:
     images, sexes = images_for(24)
     prepared = prepare(disc_network, images, sexes)
-    half = in_bfloat16(prepared)
-    assert half is not None
+    half = in_bfloat16(prepared, 1)
     after_pooling = half.get_submodule("backbone.inner.4").parameters()
     assert {p.dtype for p in after_pooling} == {torch.bfloat16}
     assert {p.dtype for p in half.get_submodule("head").parameters()} == {torch.float32}
@@ -186,8 +185,9 @@ def test_bfloat16_copy_keeps_the_head_in_float32(disc_network: nn.Module) -> Non
     with torch.no_grad():
         change = (half(images, sexes) - prepared.network(images, sexes)).abs().max()
     assert 0 < change < 2
-    assert in_bfloat16(prepare(disc_network.double(), images.double(), sexes.double())) is None
-    assert in_bfloat16(prepare(Pair(), images, sexes)) is None
+    in_double = prepare(disc_network.double(), images.double(), sexes.double())
+    assert not float32_poolings(in_double)
+    assert not float32_poolings(prepare(Pair(), images, sexes))
 
 
 def test_a_network_that_cannot_be_copied_is_named() -> None:
@@ -197,13 +197,16 @@ def test_a_network_that_cannot_be_copied_is_named() -> None:
         frozen_copy(network)
 
 
-@pytest.mark.parametrize("name", STUDIED)
-def test_bfloat16_begins_after_the_first_max_pooling(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "poolings"),
+    [(name, 1) for name in STUDIED] + [("inception_v3", 2), ("vgg16", 2)],
+)
+def test_bfloat16_begins_after_a_max_pooling(name: str, poolings: int) -> None:
     network = studied_network(name)
     images, sexes = images_for(STUDIED[name])
     prepared = prepare(network, images, sexes)
-    half = in_bfloat16(prepared)
-    assert half is not None
+    assert poolings in float32_poolings(prepared)
+    half = in_bfloat16(prepared, poolings)
     kinds: list[str] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -224,7 +227,7 @@ def test_bfloat16_begins_after_the_first_max_pooling(name: str) -> None:
         features, exact = (
             each.get_submodule("backbone")(images) for each in (half, prepared.network)
         )
-    assert kinds[:3] == ["torch.float32", "pool", "torch.bfloat16"]
+    assert kinds[: 2 * poolings + 1] == ["torch.float32", "pool"] * poolings + ["torch.bfloat16"]
     assert kinds[-1] == "torch.float32"
     assert predicted.dtype == torch.float32
     # Heads of random weights magnify whatever is left.
