@@ -28,7 +28,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from ig import resident_bytes
+from resident_memory import resident_bytes
 
 from boneage_xai.analysis.run_analysis import attribute_run, choose_cases, prepare_run
 from boneage_xai.attribution.integrated_gradients import attribute_batch, make_integrator

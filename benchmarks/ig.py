@@ -22,12 +22,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -35,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from captum.attr import IntegratedGradients
+from resident_memory import GIBI, PeakMemory
 from torch import Tensor, nn
 
 from boneage_xai.attribution.forward import months, untouched
@@ -52,7 +51,6 @@ ARMS = ("captum", "captum-tuned", "float32", "bfloat16")
 SHARE_WITHIN = 0.95
 MOST_NODES = 1024
 INTERNAL_BATCHES = (1, 2, 4, 8, 16, 32)
-GIBI = 2**30
 REFERENCE_NODES = 1025
 
 
@@ -107,37 +105,6 @@ def phantom_pixels(source: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
     cohort = select_cohort(read_source(source))
     cache = open_cache(cohort, PreprocessSettings(size_px=size_px), source / "cache", workers=1)
     return np.array(cache.pixels), cohort.is_male()
-
-
-class PeakMemory:
-    """The largest resident memory above that at the start, sampled every five milliseconds."""
-
-    def __enter__(self) -> PeakMemory:
-        self.start = self.peak = resident_bytes()
-        self.running = True
-        self.thread = threading.Thread(target=self.watch, daemon=True)
-        self.thread.start()
-        return self
-
-    def watch(self) -> None:
-        while self.running:
-            self.peak = max(self.peak, resident_bytes())
-            time.sleep(0.005)
-
-    def __exit__(self, *_: object) -> None:
-        self.running = False
-        self.thread.join()
-
-    @property
-    def grown(self) -> int:
-        return self.peak - self.start
-
-
-def resident_bytes() -> int:
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def gradient_flops(network: nn.Module, image: Tensor, sex: Tensor) -> int:
@@ -223,6 +190,7 @@ def run_arm(options: argparse.Namespace) -> dict[str, object]:
         precision=options.arm if options.arm in ("float32", "bfloat16") else "float32",
         min_nodes=options.min_nodes,
         map_tolerance_fraction=options.map_tolerance_percent / 100,
+        memory_budget_mb=options.memory_budget_mb,
     )
     result: dict[str, object] = {"arm": options.arm}
     maps: list[np.ndarray] = []
@@ -343,6 +311,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--min-nodes", type=int, default=AttributionSettings().min_nodes)
     parser.add_argument("--map-tolerance-percent", type=float, default=1.0)
+    parser.add_argument(
+        "--memory-budget-mb", type=int, default=AttributionSettings().memory_budget_mb
+    )
     parser.add_argument("--references", type=int, default=0)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
@@ -357,6 +328,7 @@ def main() -> None:
     arguments = ["--size", str(options.size), "--min-nodes", str(options.min_nodes)]
     arguments += ["--backbone", options.backbone]
     arguments += ["--map-tolerance-percent", str(options.map_tolerance_percent)]
+    arguments += ["--memory-budget-mb", str(options.memory_budget_mb)]
     if options.run:
         arguments += ["--run", str(options.run), "--data", str(options.data)]
     found: dict[str, list[dict[str, object]]] = {arm: [] for arm in options.arms}
