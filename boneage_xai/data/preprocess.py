@@ -174,7 +174,9 @@ class PreparedImage:
     intensity: npt.NDArray[np.float32]
 
 
-def preprocess(radiograph: Radiograph, settings: PreprocessSettings) -> PreparedImage:
+def preprocess(
+    radiograph: Radiograph, settings: PreprocessSettings, *, widening: float = 1.0
+) -> PreparedImage:
     """Turn a radiograph into the network's input.
 
     Resizing is Pillow's bicubic with its support widened when shrinking: antialiased, exact at
@@ -184,6 +186,7 @@ def preprocess(radiograph: Radiograph, settings: PreprocessSettings) -> Prepared
     Args:
         radiograph: (H, W) pixels in [0, 1].
         settings: size, fit and contrast.
+        widening: width that a pixel stands for against its height, where the fit keeps aspects.
 
     Returns:
         The prepared image.
@@ -203,7 +206,7 @@ def preprocess(radiograph: Radiograph, settings: PreprocessSettings) -> Prepared
         source_shape=radiograph.pixels.shape,
         size_px=settings.size_px,
         crop_px=crop,
-        content_px=_fit(width, height, settings),
+        content_px=_fit(max(1, round(width * widening)), height, settings),
     )
     if settings.stretch_percentiles is not None:
         pixels = _stretch(pixels, histogram, settings.stretch_percentiles)

@@ -35,6 +35,8 @@ _LENGTH_RATIO = (0.3, 1.6)
 _ROUNDS = 10
 _MEDIAN_AGE_MONTHS = 120.0
 _SMALLEST_DETERMINANT = 1e-9
+# Least cosine of twice a hand's turn from upright with which width and height can be told apart.
+_UPRIGHT_COSINE = 0.3
 
 
 @lru_cache(maxsize=1)
@@ -91,13 +93,44 @@ def in_median_frame(points: Points, kept: Chosen) -> Points | None:
         points: (L, 2) places in the image.
         kept: (L,) which of them decide the frame.
     """
+    fitted = _fit(points, kept)
+    if fitted is None:
+        return None
+    square, offset = fitted
+    return np.asarray((points - offset) @ np.linalg.inv(square))
+
+
+def widening(points: Points, kept: Chosen) -> float:
+    """Return by how much an image must be widened for its hand to have a median hand's proportions.
+
+    Args:
+        points: (L, 2) places in the image.
+        kept: (L,) which of them are believed.
+
+    Returns:
+        The factor, 0.5 to 1.6; 1 where it cannot be told, as from a hand that lies aslant.
+    """
+    fitted = _fit(points, kept)
+    if fitted is None:
+        return 1.0
+    (a, b), (c, d) = fitted[0]
+    # Widened by w, what were a square in the median frame is one in the image, too: its sides,
+    # (w a, b) and (w c, d), are of one length.
+    down, across = d * d - b * b, a * a - c * c
+    if down <= _UPRIGHT_COSINE * (d * d + b * b) or across <= _UPRIGHT_COSINE * (a * a + c * c):
+        return 1.0
+    return float(np.clip(np.sqrt(down / across), 0.5, 1.6))
+
+
+def _fit(points: Points, kept: Chosen) -> tuple[Points, Points] | None:
+    """Fit an affine map from the median frame to the image, None where they span no plane."""
     shape = median_shape()[kept]
     design = np.column_stack([shape, np.ones(len(shape))])
     solution, _, rank, _ = np.linalg.lstsq(design, points[kept], rcond=None)
     square, offset = solution[:2], solution[2]
     if rank < 3 or abs(np.linalg.det(square)) < _SMALLEST_DETERMINANT:
         return None
-    return np.asarray((points - offset) @ np.linalg.inv(square))
+    return np.asarray(square), np.asarray(offset)
 
 
 @lru_cache(maxsize=1)

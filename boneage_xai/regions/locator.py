@@ -29,10 +29,15 @@ from boneage_xai.anatomy import (
     REGION_LABELS,
     REGION_NAMES,
 )
-from boneage_xai.data.preprocess import PreprocessSettings, SourceMap, preprocess
+from boneage_xai.data.preprocess import (
+    PreparedImage,
+    PreprocessSettings,
+    SourceMap,
+    preprocess,
+)
 from boneage_xai.errors import CheckpointError
 from boneage_xai.regions.boxes import LocatedRegion, region_boxes
-from boneage_xai.regions.hand_shape import consistent
+from boneage_xai.regions.hand_shape import consistent, widening
 from boneage_xai.regions.locator_network import (
     CLASSES,
     HEATMAP_STRIDE,
@@ -47,6 +52,8 @@ INPUT = PreprocessSettings(size_px=160, fit="pad", stretch_percentiles=(1.0, 99.
 CONFIDENCE_FLOOR = 0.4
 """Least confidence of a region that is reported."""
 
+# Natural logarithm of the widening from which on a hand is looked at again.
+_SQUASHED = 0.1
 # Cells about the likeliest one over which a landmark's place is averaged.
 _NEAR = 2
 # Labels are decided on a grid so much finer than the input.
@@ -118,7 +125,9 @@ def locate(radiograph: Radiograph, network: LocatorNetwork | None = None) -> Han
     """Find the regions of a hand.
 
     The image and its mirror image are looked at together, which costs little and steadies both.
-    Where nothing is found the image is looked at in quarter turns, too.
+    Where nothing is found the image is looked at in quarter turns, too; where the hand is much
+    wider or narrower than a median one, as in images that were squashed to a square, it is looked
+    at again in a median hand's proportions.
 
     Args:
         radiograph: (H, W) pixels in [0, 1], bone bright; a left or right hand.
@@ -128,9 +137,28 @@ def locate(radiograph: Radiograph, network: LocatorNetwork | None = None) -> Han
         Boxes in source pixels and labels on the source grid. Every pixel has exactly one label.
     """
     network = default_locator() if network is None else network
-    prepared = preprocess(radiograph, INPUT)
+    found = _look(network, preprocess(radiograph, INPUT))
+    if abs(np.log(found.widening)) > _SQUASHED:
+        again = _look(network, preprocess(radiograph, INPUT, widening=found.widening))
+        if len(again.boxes) >= len(found.boxes):
+            found = again
+    return HandRegions(found.boxes, _label(found.classes, found.source, found.boxes))
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What one look at a radiograph shows; ``widening`` as in ``hand_shape``."""
+
+    boxes: tuple[LocatedRegion, ...]
+    classes: Tensor
+    source: SourceMap
+    widening: float
+
+
+def _look(network: LocatorNetwork, prepared: PreparedImage) -> _Look:
     source = prepared.source_map
     best: tuple[LocatedRegion, ...] = ()
+    stretch = 1.0
     upright, classes = _looked_at(network, prepared.pixels, 0)
     for turns, places in _quarter_turns(network, prepared.pixels, upright):
         cells, confidence = find_peaks(places)
@@ -138,12 +166,12 @@ def locate(radiograph: Radiograph, network: LocatorNetwork | None = None) -> Han
         kept = consistent(cells, confidence, CONFIDENCE_FLOOR) & _inside(points, source)
         boxes = region_boxes(points, confidence, kept)
         if len(boxes) > len(best):
-            best = boxes
+            best, stretch = boxes, widening(points, kept)
             if turns:
                 classes = _looked_at(network, prepared.pixels, turns)[1]
         if turns == 0 and best:
             break
-    return HandRegions(best, _label(classes, source, best))
+    return _Look(best, classes, source, stretch)
 
 
 def find_peaks(

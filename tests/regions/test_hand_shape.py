@@ -3,12 +3,19 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from boneage_xai.anatomy import DIP, MCP, PIP
 from boneage_xai.regions.boxes import region_boxes
-from boneage_xai.regions.hand_shape import consistent, in_median_frame, index_of, median_shape
+from boneage_xai.regions.hand_shape import (
+    consistent,
+    in_median_frame,
+    index_of,
+    median_shape,
+    widening,
+)
 from boneage_xai.regions.locator_network import LANDMARKS, WRIST
 
 SURE = np.full(len(LANDMARKS), 0.9)
@@ -44,6 +51,18 @@ def test_a_landmark_far_from_its_place_is_rejected_alone(
     kept = consistent(wrong, SURE, 0.4)
     assert not kept[row]
     assert kept.sum() == len(LANDMARKS) - 1
+
+
+@given(st.floats(-0.6, 0.6), st.floats(5, 500), st.floats(0.65, 1.9), st.booleans())
+def test_a_squashed_hand_says_how_to_undo_it(
+    turn: float, size: float, squash: float, mirror: bool
+) -> None:
+    assert widening(seen(turn, size, squash, mirror), ALL) == pytest.approx(1 / squash, rel=1e-6)
+
+
+def test_a_hand_that_lies_aslant_does_not_say() -> None:
+    assert widening(seen(math.pi / 4, 100.0, 0.7, False), ALL) == 1.0
+    assert widening(np.zeros((len(LANDMARKS), 2)), ALL) == 1.0
 
 
 def test_a_bone_that_turns_back_loses_its_less_certain_end() -> None:
