@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from boneage_xai.anatomy import DIP, FINGERS, MCP, PIP
+from boneage_xai.anatomy import DIP, FINGERS, MCP, PIP, RADIUS, ULNA
 from boneage_xai.phantom.growth import median_hand
 from boneage_xai.phantom.landmarks import place_hand
 from boneage_xai.phantom.settings import PhantomSettings
@@ -35,6 +35,9 @@ _LENGTH_RATIO = (0.3, 1.6)
 _ROUNDS = 10
 _MEDIAN_AGE_MONTHS = 120.0
 _SMALLEST_DETERMINANT = 1e-9
+# Where the radius is seen along the forearm against the median hand's, its median over the half of
+# the hands with boxes that sizes and offsets of boxes were taken from.
+_RADIUS_ALONG = -0.034
 # Least cosine of twice a hand's turn from upright with which width and height can be told apart.
 _UPRIGHT_COSINE = 0.3
 
@@ -120,6 +123,31 @@ def widening(points: Points, kept: Chosen) -> float:
     if down <= _UPRIGHT_COSINE * (d * d + b * b) or across <= _UPRIGHT_COSINE * (a * a + c * c):
         return 1.0
     return float(np.clip(np.sqrt(down / across), 0.5, 1.6))
+
+
+def steadied(points: Points, kept: Chosen) -> Points:
+    """Return the landmarks with the radius moved half way to where other landmarks put it.
+
+    Along the forearm there is little to tell its place from on a film that ends near the wrist.
+    What readers drew lies half as far from the place in the median hand as what is seen, so the
+    mean of both is nearer to theirs than either; across the forearm what is seen stays.
+
+    Args:
+        points: (L, 2) places in the image; not changed.
+        kept: (L,) which of them are believed.
+    """
+    row = index_of(RADIUS)
+    others = kept.copy()
+    others[[row, index_of(ULNA)]] = False
+    fitted = _fit(points, others) if kept[row] else None
+    if fitted is None:
+        return points
+    square, offset = fitted
+    seen = (points[row] - offset) @ np.linalg.inv(square)
+    seen[1] = (seen[1] + median_shape()[row, 1] + _RADIUS_ALONG) / 2
+    moved = points.copy()
+    moved[row] = seen @ square + offset
+    return moved
 
 
 def _fit(points: Points, kept: Chosen) -> tuple[Points, Points] | None:

@@ -37,7 +37,7 @@ from boneage_xai.data.preprocess import (
 )
 from boneage_xai.errors import CheckpointError
 from boneage_xai.regions.boxes import LocatedRegion, region_boxes
-from boneage_xai.regions.hand_shape import consistent, widening
+from boneage_xai.regions.hand_shape import consistent, steadied, widening
 from boneage_xai.regions.locator_network import (
     CLASSES,
     HEATMAP_STRIDE,
@@ -164,7 +164,7 @@ def _look(network: LocatorNetwork, prepared: PreparedImage) -> _Look:
         cells, confidence = find_peaks(places)
         points = source.to_source(cells * HEATMAP_STRIDE - 0.5) + 0.5
         kept = consistent(cells, confidence, CONFIDENCE_FLOOR) & _inside(points, source)
-        boxes = region_boxes(points, confidence, kept)
+        boxes = region_boxes(steadied(points, kept), confidence, kept)
         if len(boxes) > len(best):
             best, stretch = boxes, widening(points, kept)
             if turns:

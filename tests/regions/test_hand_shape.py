@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boneage_xai.anatomy import DIP, MCP, PIP
+from boneage_xai.anatomy import DIP, MCP, PIP, RADIUS
 from boneage_xai.regions.boxes import region_boxes
 from boneage_xai.regions.hand_shape import (
     consistent,
     in_median_frame,
     index_of,
     median_shape,
+    steadied,
     widening,
 )
 from boneage_xai.regions.locator_network import LANDMARKS, WRIST
@@ -22,11 +23,13 @@ SURE = np.full(len(LANDMARKS), 0.9)
 ALL = np.ones(len(LANDMARKS), dtype=np.bool_)
 
 
-def seen(turn: float, size: float, squash: float, mirror: bool) -> np.ndarray:
+def seen(
+    turn: float, size: float, squash: float, mirror: bool, shape: np.ndarray | None = None
+) -> np.ndarray:
     sine, cosine = math.sin(turn), math.cos(turn)
     square = np.array([[cosine, -sine], [sine, cosine]]) * size
     square[0] *= -squash if mirror else squash
-    return median_shape() @ square.T + (70.0, 90.0)
+    return (median_shape() if shape is None else shape) @ square.T + (70.0, 90.0)
 
 
 placements = st.tuples(st.floats(-3, 3), st.floats(5, 500), st.floats(0.6, 1.8), st.booleans())
@@ -58,6 +61,28 @@ def test_a_squashed_hand_says_how_to_undo_it(
     turn: float, size: float, squash: float, mirror: bool
 ) -> None:
     assert widening(seen(turn, size, squash, mirror), ALL) == pytest.approx(1 / squash, rel=1e-6)
+
+
+@given(placements, st.floats(-0.3, 0.3), st.floats(-0.1, 0.1))
+def test_half_of_what_moves_the_radius_along_the_forearm_stays(
+    placement: tuple[float, float, float, bool], along: float, across: float
+) -> None:
+    row = index_of(RADIUS)
+
+    def steadied_by(along: float, across: float) -> np.ndarray:
+        points = seen(*placement)
+        ends = seen(*placement, shape=np.array([[0.0, 0.0], [across, along]]))
+        points[row] += ends[1] - ends[0]
+        before = points.copy()
+        after = steadied(points, ALL)
+        np.testing.assert_array_equal(points, before)
+        np.testing.assert_array_equal(np.delete(after, row, 0), np.delete(points, row, 0))
+        back = in_median_frame(after, np.arange(len(LANDMARKS)) != row)
+        assert back is not None
+        return back[row]
+
+    moved = steadied_by(along, across) - steadied_by(0.0, 0.0)
+    np.testing.assert_allclose(moved, (across, along / 2), atol=1e-6)
 
 
 def test_a_hand_that_lies_aslant_does_not_say() -> None:
