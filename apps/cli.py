@@ -25,6 +25,7 @@ from apps.console import (
     say_table,
 )
 from apps.ensembles import ensemble
+from apps.failures import failures
 from apps.neighbours import neighbours
 from apps.occlusion import occlude
 from apps.options import (
@@ -221,6 +222,7 @@ app.command()(benchmark_methods)
 app.command()(neighbours)
 app.command()(sex_effect)
 app.command()(stress)
+app.command()(failures)
 app.command()(compare)
 
 

@@ -287,6 +287,15 @@ class AnalysisFolder:
         """Return one row per case and similar training case, None before ``neighbours``."""
         return self._optional("neighbours.parquet")
 
+    def failures(self) -> pd.DataFrame | None:
+        """Return one row per case with its traits and whether it is a worst one, None before."""
+        return self._optional("failures.parquet")
+
+    def failure_findings(self) -> dict[str, Any] | None:
+        """Return the content of ``failures.json``, None before ``failures``."""
+        file = self.path / "failures.json"
+        return dict(read_json(file)) if file.is_file() else None
+
     def shortcuts(self) -> dict[str, Any] | None:
         """Return the content of ``shortcuts.json``, None before ``shortcuts``."""
         file = self.path / "shortcuts.json"

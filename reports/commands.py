@@ -97,6 +97,19 @@ def _shortcuts(detail: Detail) -> list[str]:
     return words
 
 
+def _failures(detail: Detail) -> list[str]:
+    words = ["--seed", str(detail.get("seed", 0))]
+    if detail.get("worst") is not None:
+        words += ["--worst", str(detail["worst"])]
+    if detail.get("pictures") is not None:
+        words += ["--pictures", str(detail["pictures"])]
+    if not detail.get("neighbours", True):
+        words.append("--no-neighbours")
+    if detail.get("regions") is not None:
+        words += ["--regions", str(detail["regions"])]
+    return words
+
+
 _OPTIONS: dict[str, Callable[[Detail], list[str]]] = {
     "evaluate": _evaluate,
     "attribute": _attribute,
@@ -106,6 +119,7 @@ _OPTIONS: dict[str, Callable[[Detail], list[str]]] = {
     "stress": _stress,
     "neighbours": _neighbours,
     "shortcuts": _shortcuts,
+    "failures": _failures,
 }
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from boneage_xai.analysis.evaluation import evaluate
+from boneage_xai.analysis.failure_atlas import build_atlas, write_atlas
+from boneage_xai.analysis.failure_cards import FailureCard, Neighbour
 from boneage_xai.analysis.intervals import interval_results
 from boneage_xai.analysis.region_occlusion import EXAMPLE_FILE
 from boneage_xai.analysis.shortcut_data import audit_data
@@ -135,6 +137,9 @@ def write_analysis(folder: Path, *, attribute: bool = True, seed: int = 3) -> Pa
         AnalysisFolder.add_step(folder, **identity, step="stress", detail=detail)
         _stress(folder, frame.head(6), rng)
         _shortcuts(folder, frame, identity, rng)
+        detail = {"n": N_CASES, "worst": None, "pictures": 2, "neighbours": True, "seed": 0}
+        AnalysisFolder.add_step(folder, **identity, step="failures", detail=detail)
+        _failures(folder, frame, rng)
     return folder
 
 
@@ -180,6 +185,30 @@ def _shortcuts(
             "rules": {"significance": 0.05, "least_months": 3.0, "least_slope": 0.1},
         },
     )
+
+
+def _failures(folder: Path, frame: pd.DataFrame, rng: np.random.Generator) -> None:
+    """Write a failure atlas in which nothing tells the worst cases but one trait of the picture."""
+    traits = pd.DataFrame(
+        {
+            "case_id": frame["case_id"],
+            "age_months": frame["reference_months"],
+            "male": (frame["sex"] == "M").astype(float),
+            "contrast": rng.normal(size=N_CASES) - 0.2 * frame["error_months"].abs(),
+            "brightness": rng.normal(size=N_CASES),
+            "marker": 0.0,
+        }
+    )
+    table, findings = build_atlas(frame, traits, n_permutations=39)
+    picture = rng.integers(0, 256, (SIZE_PX, SIZE_PX), dtype=np.uint8)
+    cards = [
+        FailureCard(
+            MALICIOUS, "F", 100.0, predicted, picture, (picture / 1e4).astype(np.float32), 0.25,
+            (Neighbour(STRANGE, 90.0, 1.5),), picture[None],
+        )
+        for predicted in (130.0, 70.0)
+    ]  # fmt: skip
+    write_atlas(folder, table, findings, cards)
 
 
 def scores(frame: pd.DataFrame) -> pd.DataFrame:

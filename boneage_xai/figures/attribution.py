@@ -83,9 +83,18 @@ def _smoothing_note(smoothing_px: float) -> str:
     return f"smoothed over {smoothing_px:g} px; " if smoothing_px > 0 else ""
 
 
-def _colour_bar(
+def colour_bar(
     figure: Figure, drawn: AxesImage, axes: Sequence[Axes], limit: float, note: str
 ) -> None:
+    """Add the colour bar of signed maps below axes.
+
+    Args:
+        figure: what the axes are part of.
+        drawn: one of the maps as drawn.
+        axes: all axes whose maps share the scale.
+        limit: end of the scale in months per pixel.
+        note: what else is to be known of the maps.
+    """
     bar = figure.colorbar(
         drawn, ax=list(axes), location="bottom", aspect=45, fraction=0.05, pad=0.02, extend="both"
     )
@@ -134,7 +143,7 @@ def _overlays(
         axes.set_title(titles[index], fontsize=font_size, fontweight="normal", loc="center")
         used.append(axes)
     if drawn is not None:
-        _colour_bar(figure, drawn, used, limit, note)
+        colour_bar(figure, drawn, used, limit, note)
     return figure
 
 

@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from boneage_xai.analysis.failure_cards import CARDS_FILE, read_cards
 from boneage_xai.analysis.sex_effect import GIVEN
 from boneage_xai.analysis.stress import EXAMPLES_FILE, read_examples
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.preprocess import preprocess
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.models.checkpoint import load_run
+from boneage_xai.predict import predict_pixels
 from boneage_xai.store import AnalysisFolder, read_json, read_table
 from reports.commands import commands
+from reports.failure_section import failures as failure_section
 from reports.report import render_report
 from reports.stress_section import stress as stress_section
 
@@ -136,3 +139,47 @@ def test_neighbours(
     assert commands(AnalysisFolder.open(out))["neighbours"].endswith("--k 2")
     assert cli(*command[:-1], "99") == 0
     assert "The most unusual of 8 cases (held-out)" in capsys.readouterr().out
+
+
+def test_failures(
+    cli: Run, sex_run: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "analysis"
+    source = [sex_run, "--data", phantoms, "--out", out]
+    assert cli("evaluate", *source) == 0
+    capsys.readouterr()
+    before = {one.name: one.read_bytes() for one in out.iterdir() if one.name != "analysis.json"}
+    assert cli("failures", *source, "--worst", "3", "--pictures", "2", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["n"], found["n_worst"], found["hand_from"]) == (8, 3, "regions")
+    folder = AnalysisFolder.open(out)
+    assert {name: (out / name).read_bytes() for name in before} == before
+    errors = folder.predictions().set_index("case_id")["error_months"].abs()
+    table = folder.failures()
+    assert table is not None
+    assert set(table.loc[table["worst"], "case_id"]) == set(errors.nlargest(3).index)
+    assert table["unusualness"].between(0, 100).all()
+    cards = read_cards(out / CARDS_FILE)
+    assert len(cards) == 2
+    run = load_run(sex_run)
+    cohort = select_cohort(read_source(phantoms))
+    for card in cards:
+        image = preprocess(read_radiograph(cohort[card.case_id].image), run.preprocessing).pixels
+        np.testing.assert_array_equal(card.pixels, image)
+        is_male = np.full(2, card.sex == "M")
+        months = predict_pixels(run.network, np.stack([image, np.zeros_like(image)]), is_male)
+        assert card.map_months is not None
+        assert card.gap_months is not None
+        total = float(card.map_months.sum(dtype=np.float64))
+        assert total - (months[0] - months[1]) == pytest.approx(card.gap_months, abs=0.01)
+        assert abs(card.gap_months) <= max(0.5, 0.01 * abs(months[0] - months[1]))
+        ages = [cohort[one.case_id].bone_age_months for one in card.neighbours]
+        assert [one.months for one in card.neighbours] == ages
+        assert all(cohort[one.case_id].sex.value == card.sex for one in card.neighbours)
+    assert commands(folder)["failures"].endswith("--seed 0 --worst 3 --pictures 2")
+    assert failure_section(folder) is not None
+    assert cli("failures", *source, "--no-neighbours", "--pictures", "0") == 0
+    assert "Groups of worst cases" in capsys.readouterr().out
+    assert not (out / CARDS_FILE).exists()
+    assert cli("failures", *source, "--worst", "8") == 2
+    assert "worst: expected 1 to 7 cases, found 8" in capsys.readouterr().err

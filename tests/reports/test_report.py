@@ -154,6 +154,7 @@ SECTION_OF_FILE = {
     "stress.parquet": "stress",
     "sex_effect.parquet": "sex_effect",
     "shortcuts.json": "shortcuts",
+    "failures.json": "failures",
     "intervals.json": "intervals",
     "history.csv": "training",
 }
@@ -219,7 +220,7 @@ def test_a_folder_cannot_be_the_report(analysis_folder: Path, tmp_path: Path) ->
 def test_commands_can_be_pasted_into_a_shell(analysis_folder: Path) -> None:
     made = commands(AnalysisFolder.open(analysis_folder))
     steps = ["evaluate", "attribute", "intervene", "benchmark_methods", "occlude", "sex_effect"]
-    steps += ["stress", "shortcuts", "report"]
+    steps += ["stress", "shortcuts", "failures", "report"]
     assert sorted(made) == sorted(steps)
     words = shlex.split(made["occlude"])
     assert words[words.index("--regions") + 1] == "some maps"
