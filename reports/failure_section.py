@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from boneage_xai.analysis.failure_cards import CARDS_FILE, FailureCard, read_cards
-from boneage_xai.analysis.failure_descriptors import descriptor_of
+from boneage_xai.analysis.failure_descriptors import STAGE_PREFIX, descriptor_of
 from boneage_xai.figures.failure_atlas import (
     GROUP_NAMES,
     card_heading,
@@ -124,6 +124,9 @@ def _agrees(row: Mapping[str, Any], level: float) -> bool:
 def _trait_words(row: Mapping[str, Any]) -> str:
     trait = descriptor_of(row["descriptor"])
     if row["measure"] == "risk":
+        if row["effect"] < 1 and row["descriptor"].startswith(STAGE_PREFIX):
+            value, low, high = _ends(row)
+            return f"seldom {trait.high} ({value:.2f} times as often, {low:.2f} to {high:.2f})"
         word = trait.high if row["effect"] >= 1 else trait.low
         times = [one if row["effect"] >= 1 else 1 / one for one in _ends(row)]
         low, high = sorted(times[1:])
@@ -173,7 +176,6 @@ def _cluster_table(clusters: Sequence[Mapping[str, Any]]) -> Table:
             if one["terms"]
             else "–",
             percent(one["rate_elsewhere"]),
-            _interval(one["matching_error_months"]) if one["terms"] else "–",
             p_text(one["p_value"]) if one["terms"] else "–",
         )
         for one in clusters
@@ -186,21 +188,19 @@ def _cluster_table(clusters: Sequence[Mapping[str, Any]]) -> Table:
                    "high")},
                 **{key: one[key] for key in ("n_matching", "n_matching_worst", "rate",
                    "rate_elsewhere", "typical_case_id")},
+                **{f"matching_error_{key}": one["matching_error_months"][key] for key in ("value",
+                   "low", "high")},
                 "case_ids": " ".join(one["case_ids"]),
             }
             for one in clusters
         ]
     )  # fmt: skip
     return Table(
-        "Groups of worst cases by likeness (Ward, as many as the silhouette prefers), named by the "
-        "rule that tells them best: size and mean error in months with 95% interval; how many of "
-        "all cases that fulfil the rule are among the worst of that direction, the share among the "
-        "others, and the mean error of all that fulfil it; p by permutation of the whole search. A "
-        "group is a pattern where p < 0.05; the words below “No pattern” describe, no more.",
-        (
-            "Rule", "Read", "Cases", "Mean error", "Worst of those alike", "Elsewhere",
-            "Mean error of those alike", "p",
-        ),
+        "Groups of worst cases by likeness, named by the rule that tells them best. Mean error in "
+        "months with 95% interval; how many of all cases that fulfil the rule are among the worst "
+        "of that direction, and the share among all others; p by repeating the whole search on "
+        "cases drawn at random. Words below “No pattern” describe, no more.",
+        ("Rule", "Read", "Cases", "Mean error", "Among the worst", "Elsewhere", "p"),
         rows,
         flat,
         words=(0, 1),
@@ -216,7 +216,7 @@ def _interval(estimate: Mapping[str, float | None]) -> str:
 
 
 def _trait_table(traits: pd.DataFrame, found: Mapping[str, Any]) -> Table:
-    ordered = traits.sort_values(["p_holm", "p_value"], kind="stable").head(4 * _NAMED)
+    ordered = traits.sort_values(["p_holm", "p_value"], kind="stable").head(2 * _NAMED)
     return Table(
         f"The {len(ordered)} comparisons with the smallest p of {len(traits)} (the CSV has all): "
         "medians, or shares with the trait; effect (rank-biserial correlation, or × for a risk "

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import ndimage
-from skimage.filters import threshold_otsu
+from skimage.filters import threshold_li
+from skimage.measure import regionprops
 
 from boneage_xai.analysis.region_profile import OUTSIDE_HAND
 from boneage_xai.analysis.stages import STAGES, with_stages
@@ -56,7 +57,7 @@ STAGE_PREFIX, SHARE_PREFIX = "stage_", "share_"
 
 _FIXED: Mapping[str, Descriptor] = MappingProxyType(
     {
-        AGE: Descriptor("reference bone age", "young", "old", of_child=True),
+        AGE: Descriptor("reference bone age", "younger", "older", of_child=True),
         MALE: Descriptor("boys", "girls", "boys", binary=True, of_child=True),
         "brightness": Descriptor("mean brightness", "dark picture", "bright picture"),
         "contrast": Descriptor("contrast", "low contrast", "high contrast"),
@@ -87,7 +88,8 @@ _FIXED: Mapping[str, Descriptor] = MappingProxyType(
 # Of the prepared picture's longer side, or of its content's area.
 _SMOOTHING = 0.01
 _FEWEST_HAND = 0.05
-_MOST_EDGE = 0.6
+_MOST_SOLID = 0.9
+_PLATE_EDGE = 0.02
 _LEAST_ELONGATION = 1.2
 _MARKER_GREY = 0.9
 _MARKER_AREA = (0.0004, 0.03)
@@ -284,9 +286,10 @@ def hand_from_grey(
 ) -> dict[str, float]:
     """Read hand and marker from grey levels, where there are no maps of regions.
 
-    The hand is the largest part brighter than Otsu's threshold after light smoothing; where it
-    holds most of the picture's edge, it is taken for the surroundings and no hand counts as found.
-    A marker is a small, nearly white part away from the hand and the edge.
+    The hand is the largest part above Li's threshold after light smoothing, its holes filled. Where
+    that fills its convex hull it is no hand but a lit plate, within which the threshold is taken
+    again; where that does not help either, no hand counts as found. A marker is a small, nearly
+    white part away from the hand and the edge.
 
     Args:
         pixels: (S, S) prepared picture.
@@ -296,7 +299,8 @@ def hand_from_grey(
         As :func:`hand_from_regions`, but hand_tilt_deg is that of the hand's longest axis (0 to
         90).
 
-    Source: Otsu, IEEE Transactions on Systems, Man, and Cybernetics, 1979.
+    Source: Li and Tam, Pattern Recognition Letters, 1998 (minimum cross entropy). Otsu's threshold
+    loses the fingertips of radiographs that are bright at the wrist.
     """
     left, top, width, height = (int(one) for one in content_px)
     grey = pixels[top : top + height, left : left + width].astype(np.float64) / 255.0
@@ -304,18 +308,21 @@ def hand_from_grey(
     if grey.min() == grey.max():
         return _hand(None, content_px, np.nan, 0.0)
     smooth = ndimage.gaussian_filter(grey, _SMOOTHING * longer)
-    labels, n = ndimage.label(smooth > float(threshold_otsu(smooth)))  # type: ignore[no-untyped-call]
-    sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
-    mask = labels == 1 + int(np.argmax(sizes)) if n else np.zeros(grey.shape, dtype=np.bool_)
-    edge = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    found = mask.mean() >= _FEWEST_HAND and edge.mean() <= _MOST_EDGE
+    mask = _brightest_part(smooth, np.ones(grey.shape, dtype=np.bool_))
+    if _solidity(mask) > _MOST_SOLID:
+        # A lit plate on black: the hand is what is brighter within.
+        edge_px = max(1, round(_PLATE_EDGE * longer))
+        plate = np.asarray(ndimage.binary_erosion(mask, iterations=edge_px))
+        mask = _brightest_part(smooth, plate)
+    solid = _solidity(mask)
+    found = mask.mean() >= _FEWEST_HAND and solid <= _MOST_SOLID
     margin = max(1, round(_MARKER_MARGIN * longer))
     near = ndimage.binary_dilation(mask, iterations=margin) if found else np.zeros_like(mask)
     marker = float(_small_parts((grey >= _MARKER_GREY) & ~near))
     if not found:
         return _hand(None, content_px, np.nan, marker)
     whole = np.zeros(pixels.shape, dtype=np.bool_)
-    whole[top : top + height, left : left + width] = ndimage.binary_fill_holes(mask)
+    whole[top : top + height, left : left + width] = mask
     return _hand(whole, content_px, _axis_tilt_deg(whole), marker)
 
 
@@ -363,6 +370,24 @@ def _hand(
         "hand_offset": offset,
         "marker": marker,
     }
+
+
+def _brightest_part(smooth: FloatArray, inside: Mask) -> Mask:
+    """Return the largest connected part above the threshold inside of a mask, holes filled."""
+    if not inside.any() or np.ptp(smooth[inside]) == 0:
+        return np.zeros(smooth.shape, dtype=np.bool_)
+    limit = float(threshold_li(smooth[inside]))  # type: ignore[no-untyped-call]
+    labels, n = ndimage.label((smooth > limit) & inside)
+    if not n:
+        return np.zeros(smooth.shape, dtype=np.bool_)
+    largest = 1 + int(np.argmax(np.bincount(labels.ravel(), minlength=n + 1)[1:]))
+    return np.asarray(ndimage.binary_fill_holes(labels == largest))
+
+
+def _solidity(mask: Mask) -> float:
+    """Return the share of its convex hull that a mask fills, 0 for an empty one."""
+    found = regionprops(mask.astype(np.uint8))
+    return float(found[0].solidity) if found else 0.0
 
 
 def _axis_tilt_deg(mask: Mask) -> float:

@@ -32,6 +32,7 @@ from boneage_xai.figures.style import (
     age_axis,
     age_limits,
     draw_radiograph,
+    fitted_font_size,
     new_figure,
     signed_colormap,
     styled,
@@ -218,13 +219,15 @@ def failure_cards(
     aspect = cards[0].pixels.shape[0] / cards[0].pixels.shape[1]
     figure = new_figure(len(cards) * (side * aspect + 0.55) + (0.75 if maps else 0.1))
     rows = figure.subplots(len(cards), columns, squeeze=False)
+    # Bold text is a little wider than what is allowed for.
+    font_size = fitted_font_size(headings, 0.95 * side, 8.5)
     drawn: AxesImage | None = None
     used: list[Axes] = []
     for row, card, heading in zip(rows, cards, headings, strict=True):
         picture = iter(row)
         axes = next(picture)
         draw_radiograph(axes, card.pixels)
-        axes.set_title(heading, fontsize=8.5, fontweight="bold", loc="left")
+        axes.set_title(heading, fontsize=font_size, fontweight="bold", loc="left")
         used.append(axes)
         if maps:
             axes = next(picture)
@@ -262,11 +265,10 @@ def card_limit_months(cards: Sequence[FailureCard], smoothing_px: float = SMOOTH
 
 
 def card_heading(card: FailureCard, shown_id: str) -> str:
-    """Return what stands above a card: case, sex, reference, prediction and error."""
+    """Return what stands above a card: case, sex and error, reference and prediction."""
     return (
-        f"{shown_id}, {SEX_NAMES[card.sex].removesuffix('s')}\n"
-        f"reference {card.reference_months:.0f}, read {card.predicted_months:.0f} "
-        f"({_signed(card.error_months)})"
+        f"{shown_id}, {SEX_NAMES[card.sex].removesuffix('s')}: {_signed(card.error_months)}\n"
+        f"reference {card.reference_months:.0f}, read {card.predicted_months:.0f}"
     )
 
 
