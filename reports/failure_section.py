@@ -23,8 +23,6 @@ from reports.blocks import Block, Drawing, Section, Table, Text
 from reports.groups_section import p_text
 from reports.wording import months, percent
 
-TITLE = "The worst cases and what they share"
-
 _NAMED = 6
 _DIRECTION_WORDS = {"over": "too old", "under": "too young"}
 
@@ -65,7 +63,7 @@ def failures(folder: AnalysisFolder) -> Section | None:
     blocks += _card_blocks(cards)
     if left := _not_compared(found):
         blocks.append(Text((left,)))
-    return Section("failures", TITLE, tuple(blocks))
+    return Section("failures", "The worst cases", tuple(blocks))
 
 
 def _who(found: Mapping[str, Any]) -> str:

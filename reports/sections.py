@@ -20,7 +20,6 @@ from boneage_xai.store import AnalysisFolder
 from reports.attribution_sections import activations, attributions, regions
 from reports.blocks import Block, Drawing, Headline, HeadlineNumber, Section, Table, Text
 from reports.clinical_section import clinical
-from reports.failure_section import TITLE as WORST_TITLE
 from reports.failure_section import failures
 from reports.groups_section import calibration, groups
 from reports.intervals_section import intervals
@@ -399,7 +398,7 @@ ADDED_BY: dict[str, tuple[str, str]] = {
         "What the sex does",
         "`boneage-xai sex-effect RUN --data SOURCE --out {folder}`",
     ),
-    "failures": (WORST_TITLE, "`boneage-xai failures RUN --data SOURCE --out {folder}`"),
+    "failures": ("The worst cases", "`boneage-xai failures RUN --data SOURCE --out {folder}`"),
     "stress": ("Changes of appearance", "`boneage-xai stress RUN --data SOURCE --out {folder}`"),
     "shortcuts": (
         "Shortcuts: is it the hand?",

@@ -12,11 +12,10 @@ from scipy import ndimage
 from boneage_xai.analysis.failure_descriptors import (
     describe_cases,
     descriptor_of,
-    hand_from_grey,
-    hand_from_regions,
     picture_descriptors,
     region_shares,
 )
+from boneage_xai.analysis.failure_hands import hand_from_grey, hand_from_regions
 from boneage_xai.data.cache import open_cache
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.preprocess import PreprocessSettings
@@ -112,7 +111,7 @@ def test_hand_from_grey_finds_size_tilt_and_marker(angle: int) -> None:
     assert found["hand_share"] == pytest.approx(hand.mean(), rel=0.3)
     rows, columns = np.nonzero(hand)
     away = np.hypot(rows.mean() - 50, columns.mean() - 50) / 101
-    assert found["hand_offset"] == pytest.approx(away, abs=0.02)
+    assert found["hand_offset"] == pytest.approx(away, abs=0.03)
     assert (found["hand_found"], found["marker"]) == (1, 0)
     pixels[4:10, 90:94] = 250
     assert hand_from_grey(pixels, whole(101))["marker"] == 1
