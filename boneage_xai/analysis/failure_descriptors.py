@@ -163,7 +163,7 @@ def describe_cases(
             if regions_of is None:
                 hands.append(hand_from_grey(pixels, box))
             else:
-                hands.append(hand_from_regions(regions_of(case_id), pixels, box))
+                hands.append(hand_from_regions(regions_of(case_id), box))
         if progress is not None:
             progress(min(start + _BLOCK, len(ids)), len(ids))
     hand = pd.DataFrame(hands)

@@ -27,14 +27,13 @@ _MARKER_MARGIN = 0.03
 
 
 def hand_from_regions(
-    regions: RegionMap | None, pixels: npt.NDArray[np.uint8], content_px: npt.NDArray[np.integer]
+    regions: RegionMap | None, content_px: npt.NDArray[np.integer]
 ) -> dict[str, float]:
     """Read hand and marker from a map of regions.
 
     Args:
         regions: (S, S) labels on the input grid, None for a case without a map.
-        pixels: (S, S) prepared picture.
-        content_px: (4,) left, top, width and height of its content.
+        content_px: (4,) left, top, width and height of the picture's content.
 
     Returns:
         hand_found (0 or 1), hand_share of the content, hand_tilt_deg (0 to 180: angle between the
@@ -134,7 +133,7 @@ def _brightest_part(smooth: FloatArray, inside: Mask) -> Mask:
 
 def _solidity(mask: Mask) -> float:
     """Return the share of its convex hull that a mask fills, 0 for an empty one."""
-    found = regionprops(mask.astype(np.uint8))
+    found = regionprops(mask.astype(np.uint8))  # type: ignore[no-untyped-call]
     return float(found[0].solidity) if found else 0.0
 
 

@@ -79,7 +79,7 @@ def test_hand_from_regions_by_hand() -> None:
     # Knuckles as far to the right of the carpals as above them.
     labels[7, 8:10] = 1
     labels[3, 8:10] = 3
-    found = hand_from_regions(RegionMap(labels, NAMES), np.zeros((10, 10), np.uint8), whole(10))
+    found = hand_from_regions(RegionMap(labels, NAMES), whole(10))
     assert found["hand_share"] == pytest.approx(16 / 100)
     assert found["hand_tilt_deg"] == pytest.approx(45.0)
     assert (found["hand_found"], found["marker"]) == (1.0, 0.0)
@@ -88,10 +88,10 @@ def test_hand_from_regions_by_hand() -> None:
     assert found["hand_offset"] == pytest.approx(away / 10)
     labels[0, 0] = 10
     upside_down = RegionMap(np.ascontiguousarray(labels[::-1, ::-1]), NAMES)
-    turned = hand_from_regions(upside_down, np.zeros((10, 10), np.uint8), whole(10))
+    turned = hand_from_regions(upside_down, whole(10))
     assert turned["hand_tilt_deg"] == pytest.approx(135.0)
     assert turned["marker"] == 1.0
-    missing = hand_from_regions(None, np.zeros((10, 10), np.uint8), whole(10))
+    missing = hand_from_regions(None, whole(10))
     assert missing["hand_found"] == 0
     assert np.isnan([missing["hand_share"], missing["hand_tilt_deg"], missing["marker"]]).all()
 
