@@ -29,6 +29,7 @@ from apps.failures import failures
 from apps.neighbours import neighbours
 from apps.occlusion import occlude
 from apps.options import (
+    UPLOAD_LIMIT_MB,
     CacheOption,
     ColumnOption,
     DataOption,
@@ -257,6 +258,7 @@ def dashboard(
     command = [sys.executable, "-m", "streamlit", "run", str(page), "--server.port", str(port)]
     command += ["--server.address", "localhost", "--browser.gatherUsageStats", "false"]
     command += ["--client.toolbarMode", "minimal"]
+    command += ["--server.maxUploadSize", str(UPLOAD_LIMIT_MB)]
     command += ["--", str(folder)] if folder is not None else []
     os.execv(sys.executable, command)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from apps.views import case, cohort, performance, regions, training
+from apps.views import case, cohort, performance, regions, training, try_it
 from apps.views.folders import DEMO, HOW_TO_BEGIN, find_analyses
 from apps.views.links import linked_choice, plain
 from boneage_xai.errors import BoneAgeError
@@ -22,6 +22,7 @@ from reports.wording import RESEARCH_USE, run_name
 PAGES: dict[str, tuple[str, Callable[[AnalysisFolder], None]]] = {
     "performance": ("Performance", performance.show),
     "case": ("Case", case.show),
+    "try_it": ("Try it", try_it.show),
     "regions": ("Regions", regions.show),
     "cohort": ("Cohort", cohort.show),
     "training": ("Training", training.show),

@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+UPLOAD_LIMIT_MB = 64
+"""Largest radiograph that the dashboard takes, as in .streamlit/config.toml."""
+
 RunArgument = Annotated[
     Path | None,
     typer.Argument(metavar="RUN", help="Run folder from `train`; left out with --card."),

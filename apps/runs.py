@@ -112,12 +112,9 @@ def predict(
 
     Example: boneage-xai predict hand.png --card densenet.toml --sex F
     """
-    import numpy as np
-
-    from boneage_xai.analysis.stored_calibration import read_calibration, stored_calibration
-    from boneage_xai.data.preprocess import preprocess
+    from boneage_xai.analysis.single_reading import read_single
+    from boneage_xai.analysis.stored_calibration import stored_calibration
     from boneage_xai.data.radiograph import read_radiograph
-    from boneage_xai.predict import predict_pixels
 
     if image is None:
         # A single path is the radiograph.
@@ -126,19 +123,17 @@ def predict(
         raise ConfigError("expected a radiograph IMAGE, found none")
     radiograph: Radiograph = read_radiograph(image)
     model = one_model(run, card)
-    pixels = preprocess(radiograph, model.preprocessing).pixels[np.newaxis]
-    is_male = np.array([Sex(sex).is_male])
-    calibration = stored_calibration(model) if corrected else read_calibration(model)
-    months = float(predict_pixels(model.network, pixels, is_male)[0])
-    interval = None
-    if calibration is not None:
-        intervals = calibration.intervals
-        if corrected:
-            months = float(calibration.correction.apply([months], is_male)[0])
-            intervals = calibration.corrected_intervals
-        low, high = (float(end[0]) for end in intervals.interval([months], is_male))
-        if np.isfinite(low):
-            interval = {"coverage": intervals.coverage, "low_months": low, "high_months": high}
+    if corrected:
+        stored_calibration(model)
+    reading = read_single(model, radiograph, Sex(sex))
+    answer = reading.corrected if corrected and reading.corrected else reading.answer
+    months, interval = answer.months, None
+    if answer.coverage is not None:
+        interval = {
+            "coverage": answer.coverage,
+            "low_months": answer.low_months,
+            "high_months": answer.high_months,
+        }
     if radiograph.sex is not None and radiograph.sex is not Sex(sex):
         note(f"note: {image} states sex {radiograph.sex.value}, predicted with {sex}")
     if as_json:

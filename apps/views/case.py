@@ -1,60 +1,82 @@
-"""One case: what the network answers, and where the answer comes from."""
+"""One case: what the network answers, where the answer comes from, and what moves it."""
 
 from __future__ import annotations
 
-import math
+import inspect
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
-from apps.views import charts, reading
+from apps.views import charts, explaining, live, pictures, reading
 from apps.views.cards import ATTRIBUTE, cards, missing
-from apps.views.links import choice_key, linked_choice, plain
-from boneage_xai.figures.attribution import SMOOTHING_PX, activation_grid
-from boneage_xai.figures.overlay import overlay_pixels
-from boneage_xai.figures.style import figure_bytes
+from apps.views.links import choice_key, linked_choice, linked_number, plain
+from boneage_xai.analysis.single_reading import regions_seen
 from boneage_xai.store import AnalysisFolder
+from boneage_xai.types import RegionMap, Sex
 from reports.wording import (
     SEX_WORDS,
     baseline_words,
-    layer_name,
     method_name,
     months,
     preferred_method,
 )
 
-_WIDTH_PX = 640
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
 
 def show(folder: AnalysisFolder) -> None:
-    """Show a radiograph with its signed map, its numbers, regions and activations."""
+    """Show a radiograph with its signed map, its numbers and regions, and what can be asked."""
     st.header("Case")
     cases, found = reading.cases(folder), reading.attributions(folder)
     if cases is None or found is None or cases.empty:
         missing(folder, "An attribution", ATTRIBUTE)
         return
     case, method, opacity = _asked(cases, found)
-    row = int(case["row"])
+    row, case_id = int(case["row"]), str(case["case_id"])
     image = reading.case_array(folder, "inputs", row)
     map_months = reading.case_array(folder, method, row)
     limit = reading.limit_months(folder, method)
     picture, facts = st.columns([11, 10], gap="large")
     with picture:
-        st.image(
-            overlay_pixels(image, map_months, limit, opacity=opacity, size_px=_WIDTH_PX),
-            width=_WIDTH_PX,
-            output_format="PNG",
+        pictures.overlay(
+            image, map_months, limit, opacity, "one scale for all cases of this analysis"
         )
-        _colour_bar(limit, opacity)
     with facts:
-        _facts(case)
-        _completeness(found, str(case["case_id"]), method)
-        _regions(folder, str(case["case_id"]), method)
-    _activations(folder, row)
+        _facts(folder, case)
+        _completeness(found, case_id, method)
+        _regions(folder, case_id, method)
+    subject = _subject(folder, case, image)
+    reason = "the sex of the case is not known" if subject is None else live.why_not(folder)
+    if reason is not None:
+        subject = None
+    neighbours = reading.neighbours(folder, case_id)
+    if neighbours is not None or subject is not None:
+        st.subheader("Nearest training radiographs")
+    if neighbours is not None:
+        explaining.stored_neighbours(folder, neighbours)
+    elif subject is not None:
+        explaining.nearest(folder, subject)
+    if subject is not None:
+        explaining.erasing(folder, subject)
+    _activations(folder, row, image, subject)
+    if reason is not None:
+        st.caption(f"Nothing can be computed here with the network itself: {plain(reason)}.")
+
+
+def _subject(
+    folder: AnalysisFolder, case: Mapping[Hashable, Any], image: pictures.Grey
+) -> explaining.Subject | None:
+    """Return what can be asked about, None where the sex of the case is not known."""
+    case_id, sex = str(case["case_id"]), str(case["sex"])
+    if sex not in SEX_WORDS:
+        return None
+
+    def regions_of() -> RegionMap:
+        stored = reading.case_regions(folder, case_id, int(case["row"]))
+        return regions_seen(image) if stored is None else stored
+
+    key = live.key_of("case", str(folder.path), folder.manifest["run"].get("model_id"), case_id)
+    return explaining.Subject(key, image, Sex(sex), regions_of, case_id)
 
 
 def _asked(cases: pd.DataFrame, found: pd.DataFrame) -> tuple[Mapping[Hashable, Any], str, float]:
@@ -83,22 +105,39 @@ def _asked(cases: pd.DataFrame, found: pd.DataFrame) -> tuple[Mapping[Hashable, 
             st.selectbox, "Attribution method", methods, "method", format_func=method_name
         )
     with strength:
-        opacity = st.slider("Opacity of the map", 0, 100, 90, step=5, format="%d%%") / 100
+        opacity = linked_number(
+            st.slider,
+            "Opacity of the map",
+            "opacity",
+            low=0,
+            high=100,
+            default=90,
+            step=5,
+            format="%d%%",
+        )
     position = ids.index(case_id)
     back, forward, _ = st.columns([2, 2, 9])
-    _step(back, "← Previous", ids, position - 1)
-    _step(forward, "Next →", ids, position + 1)
-    return by_id[case_id], method, opacity
+    _step(back, "← Previous", ids, position - 1, "Alt+Left")
+    _step(forward, "Next →", ids, position + 1, "Alt+Right")
+    return by_id[case_id], method, opacity / 100
 
 
-def _step(column: Any, label: str, ids: list[str], position: int) -> None:
+def _step(column: Any, label: str, ids: list[str], position: int, keys: str) -> None:
     def move() -> None:
         st.session_state[choice_key("case")] = ids[position]
 
-    column.button(label, on_click=move, disabled=not 0 <= position < len(ids), width="stretch")
+    # Versions of streamlit before 1.52 know no shortcuts.
+    known = "shortcut" in inspect.signature(st.button).parameters
+    column.button(
+        label,
+        on_click=move,
+        disabled=not 0 <= position < len(ids),
+        width="stretch",
+        **({"shortcut": keys} if known else {}),
+    )
 
 
-def _facts(case: Mapping[Hashable, Any]) -> None:
+def _facts(folder: AnalysisFolder, case: Mapping[Hashable, Any]) -> None:
     sex = SEX_WORDS.get(str(case["sex"]), "not evaluated")
     st.markdown(f"**Case {plain(str(case['case_id']))}** · {sex}")
     numbers = {
@@ -113,6 +152,13 @@ def _facts(case: Mapping[Hashable, Any]) -> None:
         shown.append((label, months(known, signed=signed), years))
     cards(shown)
     st.caption("Months; below in years.")
+    interval = reading.interval(folder, str(case["case_id"]))
+    if interval is not None:
+        low, high, coverage = interval
+        st.caption(
+            f"{100 * coverage:g}% interval {months(low)} to {months(high)} months, calibrated on "
+            "the other half of the cases."
+        )
 
 
 def _completeness(found: pd.DataFrame, case_id: str, method: str) -> None:
@@ -160,46 +206,18 @@ def _regions(folder: AnalysisFolder, case_id: str, method: str) -> None:
     st.altair_chart(charts.region_chart(ours, "younger  ←  months  →  older"))
 
 
-def _colour_bar(limit: float, opacity: float) -> None:
-    """Draw the scale on the grey of soft tissue: opacity is part of it."""
-    grey = np.full((14, _WIDTH_PX), 48, dtype=np.uint8)
-    ramp = np.tile(np.linspace(-limit, limit, _WIDTH_PX, dtype=np.float32), (14, 1))
-    bar = overlay_pixels(grey, ramp, limit, opacity=opacity, smoothing_px=0, size_px=_WIDTH_PX)
-    st.image(bar, width=_WIDTH_PX, output_format="PNG")
-    exponent = 0 if limit >= 0.1 else 3 * math.floor(math.log10(limit) / 3)
-    power = "" if exponent == 0 else f" × 10{str(exponent).translate(_SUPERSCRIPTS)}"
-    end = f"{limit / 10**exponent:.3g}"
-    with st.container(horizontal=True, horizontal_alignment="distribute"):
-        for words in (f"← younger (−{end})", "0", f"(+{end}) older →"):
-            st.caption(words, width="content")
-    st.caption(
-        f"Months per pixel{power}, smoothed over {SMOOTHING_PX:g} px; one scale for all cases of "
-        "this analysis."
-    )
-
-
-def _activations(folder: AnalysisFolder, row: int) -> None:
+def _activations(
+    folder: AnalysisFolder,
+    row: int,
+    image: pictures.Grey,
+    subject: explaining.Subject | None,
+) -> None:
     names = reading.layers(folder)
-    if not names:
+    if not names and subject is None:
         return
     st.subheader("Activation maps by layer")
-    st.image(_activations_png(folder, row, tuple(names)))
-    st.caption(
-        "Mean over the channels of a layer, shallow to deep. Bright: the layer responds there. "
-        "Each layer has a scale of its own, for this case. "
-        "Activations have no unit of months and say nothing on older or younger."
-    )
-
-
-def _activations_png(folder: AnalysisFolder, row: int, names: tuple[str, ...]) -> bytes:
-    figure = activation_grid(
-        reading.case_array(folder, "inputs", row)[None],
-        {
-            layer_name(name): reading.case_array(folder, f"activations/{name}", row)[None]
-            for name in names
-        },
-        [""],
-    )
-    # Room for the names of the layers above a single row.
-    figure.set_figheight(figure.get_figheight() + 0.3)
-    return figure_bytes(figure, dpi=130)
+    if names:
+        maps = {name: reading.case_array(folder, f"activations/{name}", row) for name in names}
+        pictures.activations(image, maps)
+    elif subject is not None:
+        explaining.activations(folder, subject)

@@ -44,6 +44,43 @@ def linked_choice(
     return chosen
 
 
+def linked_number(
+    ask: Callable[..., Any],
+    label: str,
+    parameter: str,
+    *,
+    low: int,
+    high: int,
+    default: int,
+    **settings: Any,
+) -> int:
+    """Ask for a whole number and keep the answer in the address.
+
+    Args:
+        ask: a Streamlit widget that takes label, min_value, max_value and key.
+        label: what is asked.
+        parameter: name in the address.
+        low: least answer.
+        high: largest answer.
+        default: the answer where the address names none that is possible; it is left out of it.
+        settings: further arguments of the widget.
+    """
+    key, written = choice_key(parameter), f"written-{parameter}"
+    address = st.query_params.get(parameter)
+    known = address is not None and address.isascii() and address.isdecimal() and len(address) < 9
+    asked = int(address) if known and address is not None else default
+    asked = asked if low <= asked <= high else default
+    if asked != st.session_state.get(written) or key not in st.session_state:
+        st.session_state[key] = asked
+    chosen = int(ask(label, min_value=low, max_value=high, key=key, **settings))
+    st.session_state[written] = chosen
+    if chosen != default and str(chosen) != address:
+        st.query_params[parameter] = str(chosen)
+    elif chosen == default and address is not None:
+        del st.query_params[parameter]
+    return chosen
+
+
 def choice_key(parameter: str) -> str:
     """Return the session-state key of a linked choice, for buttons that change it."""
     return f"choice-{parameter}"

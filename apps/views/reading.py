@@ -10,9 +10,11 @@ import numpy.typing as npt
 import pandas as pd
 import streamlit as st
 
+from boneage_xai.analysis.neighbours import NEIGHBOUR_TABLE
 from boneage_xai.analysis.random_control import CONTROL_FOLDER
 from boneage_xai.figures.overlay import analysis_limit_months
-from boneage_xai.store import AnalysisFolder
+from boneage_xai.store import AnalysisFolder, read_table
+from boneage_xai.types import RegionMap
 from reports.examples import attributed_cases
 
 
@@ -78,6 +80,42 @@ def case_array(folder: AnalysisFolder, name: str, row: int) -> npt.NDArray[Any]:
     return _case_array(str(folder.path), name, row, _maps_changed(folder))
 
 
+def case_regions(folder: AnalysisFolder, case_id: str, row: int) -> RegionMap | None:
+    """Return the stored region map of a case on the input grid, None where it has none."""
+    maps = folder.maps()
+    if maps is None or "regions" not in maps:
+        return None
+    attributes = maps["regions"].attrs
+    having: Any = attributes.get("case_ids", [])
+    if case_id not in having:
+        return None
+    names: Any = attributes["names"]
+    labels = case_array(folder, "regions", row)
+    return RegionMap(labels, {int(value): str(name) for value, name in names.items()})
+
+
+def neighbours(folder: AnalysisFolder, case_id: str) -> pd.DataFrame | None:
+    """Return the stored neighbours of a case, None before ``neighbours``."""
+    table = _neighbours(str(folder.path), _changed(folder.path / NEIGHBOUR_TABLE))
+    if table is None:
+        return None
+    found = table[table["case_id"].astype(str) == case_id].sort_values("rank")
+    return None if found.empty else found.reset_index(drop=True)
+
+
+def interval(folder: AnalysisFolder, case_id: str) -> tuple[float, float, float] | None:
+    """Return the ends of a case's prediction interval and its coverage, None without one."""
+    if not has(folder, "intervals.parquet", "intervals.json"):
+        return None
+    table, coverage = _intervals(str(folder.path), _changed(folder.path / "intervals.parquet"))
+    found = table[table["case_id"].astype(str) == case_id]
+    if found.empty or coverage is None:
+        return None
+    one = found.iloc[0]
+    low, high = float(one["low_months"]), float(one["high_months"])
+    return (low, high, coverage) if np.isfinite([low, high]).all() else None
+
+
 def limit_months(folder: AnalysisFolder, method: str) -> float:
     """Return the end of the colour scale that all cases share, months per pixel."""
     return _limit_months(str(folder.path), method, _maps_changed(folder))
@@ -123,6 +161,18 @@ def _attributions(path: str, changed: int) -> pd.DataFrame | None:
 @st.cache_data(show_spinner=False, max_entries=8)
 def _regions(path: str, changed: int) -> pd.DataFrame | None:
     return AnalysisFolder.open(Path(path)).regions()
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def _neighbours(path: str, changed: int) -> pd.DataFrame | None:
+    return AnalysisFolder.open(Path(path)).neighbours()
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def _intervals(path: str, changed: int) -> tuple[pd.DataFrame, float | None]:
+    folder = AnalysisFolder.open(Path(path))
+    settings = (folder.intervals() or {}).get("settings") or {}
+    return read_table(folder.path / "intervals.parquet"), settings.get("coverage")
 
 
 @st.cache_data(show_spinner=False, max_entries=64)

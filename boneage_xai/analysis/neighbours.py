@@ -7,6 +7,8 @@ tens of thousands of radiographs of a training set an approximate index (FAISS) 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from boneage_xai.analysis.run_analysis import RunOnCohort
+from boneage_xai.analysis.run_analysis import RunOnCohort, prepare_run
+from boneage_xai.data.cache import PixelCache
+from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.data.preprocess import PreprocessSettings, preprocess
+from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.errors import ConfigError, DataError
+from boneage_xai.models.checkpoint import TrainedRun
 from boneage_xai.models.regressor import BoneAgeRegressor
 from boneage_xai.predict import Progress, as_images, evaluation_mode
 from boneage_xai.store import AnalysisFolder, check_same_analysis, write_table
-from boneage_xai.types import Cohort
+from boneage_xai.types import Case, Cohort, Sex
 
 NEIGHBOUR_TABLE = "neighbours.parquet"
 N_NEIGHBOURS = 6
@@ -243,3 +250,120 @@ def neighbours_of(folder: AnalysisFolder, case_id: str) -> pd.DataFrame | None:
         return None
     found = table[table["case_id"].astype(str) == case_id].sort_values("rank")
     return None if found.empty else found.reset_index(drop=True)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingFeatures:
+    """The training cases of a run with what its network makes of them.
+
+    Args:
+        cohort: m cases.
+        cache: their prepared pixels.
+        features: (m, d) pooled features.
+    """
+
+    cohort: Cohort
+    cache: PixelCache
+    features: npt.NDArray[np.float32]
+
+    def pixels(self, case_id: str) -> npt.NDArray[np.uint8]:
+        """Return the prepared pixels (S, S) of a training case."""
+        return np.array(self.cache.pixels[self.cache.rows([case_id])[0]])
+
+
+def training_features(
+    run: TrainedRun,
+    *,
+    cache_folder: Path | None = None,
+    on_decode: Progress | None = None,
+    progress: Progress | None = None,
+) -> TrainingFeatures:
+    """Read the training radiographs of a run from where it had them, and compute their features.
+
+    Args:
+        run: the run, whose record names the source.
+        cache_folder: where prepared pixels are kept.
+        on_decode: called with (done, total) while radiographs are decoded, if they are.
+        progress: called with (done, total) while features are computed.
+
+    Raises:
+        DataError: the source is not there, or radiographs that cannot be read.
+        ConfigError: a source without the set that the run was trained on.
+    """
+    source = Path(run.manifest.data.source)
+    cohort = _set_of(source, run.cohort_name)
+    prepared = prepare_run(
+        run,
+        cohort,
+        source=str(source),
+        split="train",
+        cache_folder=cache_folder,
+        progress=on_decode,
+    )
+    cache = prepared.cache
+    rows = cache.rows([case.case_id for case in prepared.cohort])
+    features = pooled_features(run.network, cache.pixels, rows, progress=progress)
+    return TrainingFeatures(prepared.cohort, cache, features)
+
+
+def nearest_training(
+    run: TrainedRun,
+    pixels: npt.NDArray[np.uint8],
+    sex: Sex,
+    training: TrainingFeatures,
+    *,
+    case_id: str | None = None,
+    k: int = N_NEIGHBOURS,
+) -> pd.DataFrame:
+    """List the nearest training cases of one radiograph, as ``neighbour_table`` does.
+
+    Args:
+        run: the run.
+        pixels: (S, S) uint8, prepared for it.
+        sex: of the child.
+        training: from ``training_features`` of the same run.
+        case_id: of a case of the run's own data, which is not its own neighbour; None for a
+            radiograph from elsewhere.
+        k: neighbours.
+
+    Raises:
+        DataError: fewer than two training cases of the sex.
+    """
+    features = pooled_features(run.network, pixels[np.newaxis], np.zeros(1, dtype=np.intp))
+    # No training case can have an id with a line break.
+    one = Case("\n" if case_id is None else case_id, Path(), sex)
+    asked = Cohort("one radiograph", (one,))
+    return neighbour_table(asked, features, training.cohort, training.features, k)
+
+
+def reference_pixels(
+    source: Path, cohort_name: str | None, case_ids: Sequence[str], settings: PreprocessSettings
+) -> dict[str, npt.NDArray[np.uint8]]:
+    """Read a few radiographs of a source, prepared for a network.
+
+    Args:
+        source: the data set.
+        cohort_name: which set of it; None where there is one.
+        case_ids: cases; those that the source does not have are left out.
+        settings: preprocessing.
+
+    Returns:
+        (S, S) uint8 by case id.
+
+    Raises:
+        DataError: the source is not there, or a radiograph that cannot be read.
+        ConfigError: several sets and none of this name.
+    """
+    cohort = _set_of(source, cohort_name)
+    known = {case.case_id: case for case in cohort}
+    return {
+        case_id: preprocess(read_radiograph(known[case_id].image), settings).pixels
+        for case_id in case_ids
+        if case_id in known
+    }
+
+
+def _set_of(source: Path, name: str | None) -> Cohort:
+    reading = read_source(source)
+    names = [cohort.name for cohort in reading.cohorts]
+    return select_cohort(reading, name if name in names else None)

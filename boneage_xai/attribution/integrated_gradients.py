@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -165,7 +165,10 @@ def make_integrator(
 
 
 def attribute_batch(
-    integrator: Integrator, images: Tensor, is_male: Tensor
+    integrator: Integrator,
+    images: Tensor,
+    is_male: Tensor,
+    on_gradients: Callable[[int], None] | None = None,
 ) -> list[tuple[PathIntegral, str]]:
     """Explain several cases together.
 
@@ -173,6 +176,8 @@ def attribute_batch(
         integrator: the prepared network.
         images: (n, 1, H, W) in [0, 1].
         is_male: (n,) 0 or 1.
+        on_gradients: called after each step with the gradients computed so far; a case that is
+            computed again begins anew. What it raises ends the work.
 
     Returns:
         For each case its integral and the precision it was computed in: cases whose gap
@@ -204,6 +209,7 @@ def attribute_batch(
                 settings.model_copy(update={"max_nodes": min(settings.max_nodes, most)}),
                 batch_size=batch_size,
                 gradient_network=precision.network,
+                on_gradients=on_gradients,
             )
             done = {
                 index: (integral, precision.name)
@@ -219,6 +225,7 @@ def attribute_batch(
                 is_male[rest],
                 settings,
                 batch_size=batch_size,
+                on_gradients=on_gradients,
             )
             for index, integral in zip(rest, again, strict=True):
                 done[index] = (_after(integrals[index], integral) if integrals else integral, own)
@@ -253,6 +260,7 @@ def integrated_gradients(
     settings: AttributionSettings,
     mean_image: FloatImage | None = None,
     references: SameSexReferences | None = None,
+    on_gradients: Callable[[int], None] | None = None,
 ) -> AttributedMap:
     """Attribute one prediction to pixels along the straight path from a baseline.
 
@@ -266,6 +274,8 @@ def integrated_gradients(
         settings: baseline, tolerance, max_nodes, precision, memory_budget_mb.
         mean_image: (H, W) in [0, 1], for the baseline ``mean``.
         references: for the baseline ``expected``.
+        on_gradients: called after each step with the gradients computed so far; what it raises
+            ends the work.
 
     Returns:
         Signed map in months with predictions at image and baseline; the gap is that of
@@ -291,7 +301,7 @@ def integrated_gradients(
         mean_image=mean_image,
         references=references,
     )
-    ((integral, precision),) = attribute_batch(integrator, image, is_male)
+    ((integral, precision),) = attribute_batch(integrator, image, is_male, on_gradients)
     return attributed_map(integral, precision, settings.baseline)
 
 

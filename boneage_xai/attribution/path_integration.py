@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -205,6 +205,7 @@ def integrate_batch(
     *,
     batch_size: int,
     gradient_network: nn.Module | None = None,
+    on_gradients: Callable[[int], None] | None = None,
 ) -> list[PathIntegral]:
     """Integrate the gradients of several cases along straight paths from their baselines.
 
@@ -224,6 +225,8 @@ def integrate_batch(
         batch_size: images a step.
         gradient_network: computes the gradients, for instance in bfloat16; None takes
             ``network``.
+        on_gradients: called after each step with the gradients computed so far; what it raises
+            ends the work.
 
     Returns:
         One integral per case, in order. Those that did not converge are marked, not dropped.
@@ -256,6 +259,8 @@ def integrate_batch(
         for (index, node), slope in zip(step, slopes, strict=True):
             cases[index].record(node, slope.clone())
             asked[index] += 1
+        if on_gradients is not None:
+            on_gradients(sum(asked))
         for index in dict.fromkeys(index for index, _ in step):
             case = cases[index]
             if not case.quadrature.is_settled():

@@ -8,6 +8,7 @@ and an 8-bit table over 12-bit values need no special care.
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import warnings
@@ -23,7 +24,12 @@ from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from boneage_xai.errors import DataError
 from boneage_xai.types import FloatImage, Radiograph, Sex
@@ -32,6 +38,9 @@ MAX_PIXELS = 100_000_000
 """Images of more pixels are refused before they are decoded."""
 
 DAYS_PER_MONTH = 365.25 / 12
+
+# Of a deflated object nobody knows how large it becomes before it has become so large.
+_DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -96,20 +105,38 @@ def read_dicom(path: Path | str) -> Radiograph:
     Source:
         DICOM PS3.3 2024, C.7.6.3 and C.11.
     """
-    path = Path(path)
+    return _read(Path(path), None)
+
+
+def decode_dicom(content: bytes, name: str = "the radiograph") -> Radiograph:
+    """Read a DICOM radiograph that is held in memory, as ``read_dicom`` reads a file.
+
+    Args:
+        content: the bytes of the file.
+        name: what errors call it; they repeat nothing that stands in the file.
+
+    Raises:
+        DataError: as for ``read_dicom``, and a deflated object.
+    """
+    if _DEFLATED in content:
+        raise DataError(f"{name}: expected DICOM that is not deflated, found a deflated object")
+    return _read(Path(name), content)
+
+
+def _read(path: Path, content: bytes | None) -> Radiograph:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = _read_dataset(path, with_pixels=True)
+        dataset = _read_dataset(path, with_pixels=True, content=content)
         try:
-            _refuse_by_header(path, dataset)
+            _refuse_by_header(path, dataset, discreet=content is not None)
             pixels = _grey(dataset)
             spacing = _pixel_spacing_mm(dataset)
             sex, age_months = _sex_of(dataset), _age_months_of(dataset)
         except _READ_ERRORS as error:
-            reason = " ".join((str(error) or type(error).__name__).split())
+            reason = "" if content is not None else f" ({_reason(error)})"
             raise DataError(
-                f"{path}: expected DICOM pixel data that decode, found damage ({reason})"
-            ) from error
+                f"{path}: expected DICOM pixel data that decode, found damage{reason}"
+            ) from (error if content is None else None)
     if not np.isfinite(pixels).all():
         raise DataError(f"{path}: expected finite pixels, found NaN or infinity")
     return Radiograph(
@@ -119,6 +146,10 @@ def read_dicom(path: Path | str) -> Radiograph:
         sex=sex,
         chronological_age_months=age_months,
     )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())
 
 
 def dicom_header(path: Path | str) -> tuple[Sex | None, float | None, str]:
@@ -146,24 +177,29 @@ def dicom_header(path: Path | str) -> tuple[Sex | None, float | None, str]:
             ) from error
 
 
-def _read_dataset(path: Path, *, with_pixels: bool) -> FileDataset:
-    if path.is_dir():
+def _read_dataset(path: Path, *, with_pixels: bool, content: bytes | None = None) -> FileDataset:
+    if content is None and path.is_dir():
         raise DataError(f"{path}: expected a DICOM file, found a folder")
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if content is None else io.BytesIO(content) as file:
             head = file.read(132)
         if not is_dicom(head):
             raise DataError(f"{path}: expected a DICOM file, found another kind of file")
         dataset = pydicom.dcmread(
-            path, stop_before_pixels=not with_pixels, force=head[128:] != b"DICM"
+            path if content is None else io.BytesIO(content),
+            stop_before_pixels=not with_pixels,
+            force=head[128:] != b"DICM",
         )
         if head[128:] != b"DICM":
             _complete_bare_dataset(path, dataset)
     except FileNotFoundError:
         raise DataError(f"{path}: expected a DICOM file, found none") from None
     except _READ_ERRORS as error:
-        reason = " ".join((str(error) or type(error).__name__).split())
-        raise DataError(f"{path}: expected a complete DICOM file, found {reason}") from error
+        # What a header holds may name the patient.
+        reason = _reason(error) if content is None else "damage"
+        raise DataError(f"{path}: expected a complete DICOM file, found {reason}") from (
+            error if content is None else None
+        )
     return dataset
 
 
@@ -184,12 +220,11 @@ def _complete_bare_dataset(path: Path, dataset: FileDataset) -> None:
         )
 
 
-def _refuse_by_header(path: Path, dataset: FileDataset) -> None:
+def _refuse_by_header(path: Path, dataset: FileDataset, *, discreet: bool) -> None:
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        modality = str(dataset.get("Modality", "") or "unknown")
-        raise DataError(
-            f"{path}: expected DICOM pixel data, found none (modality {modality}, or cut off)"
-        )
+        modality = "" if discreet else str(dataset.get("Modality", "") or "unknown")
+        why = f"modality {modality}, or cut off" if modality else "no image, or cut off"
+        raise DataError(f"{path}: expected DICOM pixel data, found none ({why})")
     if "PixelData" not in dataset:
         raise DataError(f"{path}: expected integer DICOM pixels, found floating-point ones")
     rows, columns = int(dataset.get("Rows", 0) or 0), int(dataset.get("Columns", 0) or 0)

@@ -8,6 +8,7 @@ scanner's files differently.
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
@@ -15,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from boneage_xai.data.dicom import is_dicom, read_dicom
+from boneage_xai.data.dicom import decode_dicom, is_dicom, read_dicom
 from boneage_xai.errors import DataError
 from boneage_xai.types import FloatImage, Radiograph
 
@@ -71,12 +72,42 @@ def read_radiograph(path: Path | str) -> Radiograph:
     head = _read_head(path)
     if is_dicom(head):
         return read_dicom(path)
+    return Radiograph(pixels=_read_raster(path, _known_format(path, head)), source=path)
+
+
+def decode_radiograph(content: bytes, name: str = "the radiograph") -> Radiograph:
+    """Read one radiograph that is held in memory, as ``read_radiograph`` reads a file.
+
+    Nothing is written anywhere. Errors say what is wrong, but repeat nothing that stands in the
+    header of a DICOM object, which may name the patient.
+
+    Args:
+        content: the bytes of the file.
+        name: what errors call it.
+
+    Returns:
+        The radiograph, (H, W) float32 in [0, 1], whose source is ``name``.
+
+    Raises:
+        DataError: as for ``read_radiograph``.
+    """
+    path, head = Path(name), content[:_HEAD_BYTES]
+    if not head:
+        raise DataError(f"{path}: expected an image file, found an empty file")
+    if is_dicom(head):
+        return decode_dicom(content, name)
+    return Radiograph(
+        pixels=_read_raster(path, _known_format(path, head), content=content), source=path
+    )
+
+
+def _known_format(path: Path, head: bytes) -> str:
     file_format = _format_of(head)
     if file_format is None:
         raise DataError(
             f"{path}: expected a PNG, JPEG, WebP, TIFF or DICOM image, found {_describe(head)}"
         )
-    return Radiograph(pixels=_read_raster(path, file_format), source=path)
+    return file_format
 
 
 def _read_head(path: Path) -> bytes:
@@ -121,12 +152,15 @@ def _describe(head: bytes) -> str:
     return f"a file that begins with bytes {head[:4].hex(' ')}"
 
 
-def _read_raster(path: Path, file_format: str) -> FloatImage:
+def _read_raster(path: Path, file_format: str, *, content: bytes | None = None) -> FloatImage:
+    """Decode a file, or its content where that is at hand."""
     try:
         # Pillow remarks on odd metadata; what matters of it is checked here.
         with (
             warnings.catch_warnings(action="ignore"),
-            Image.open(path, formats=[file_format]) as image,
+            Image.open(
+                path if content is None else io.BytesIO(content), formats=[file_format]
+            ) as image,
         ):
             _refuse_by_header(path, image, file_format)
             white_is_zero = _is_unhandled_white_is_zero(image)
@@ -136,6 +170,9 @@ def _read_raster(path: Path, file_format: str) -> FloatImage:
             pixels = _grey(path, image, file_format)
     except _DECODE_ERRORS as error:
         reason = str(error) or type(error).__name__
+        if content is not None and isinstance(error, UnidentifiedImageError):
+            # Pillow would name the address of the buffer.
+            reason = "no picture in it"
         raise DataError(
             f"{path}: expected a complete {file_format} image, found damage ({reason})"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,6 +100,12 @@ def region_boxes(
             )
         )
     return tuple(boxes)
+
+
+def not_found(boxes: Sequence[LocatedRegion]) -> tuple[tuple[str, int | None], ...]:
+    """Return region and finger of what a hand has and these boxes lack."""
+    found = {(box.region, box.finger) for box in boxes}
+    return tuple(part for part in _BOXES if part not in found)
 
 
 def _axes(points: Points, kept: Chosen) -> tuple[Points, Points] | None:
