@@ -112,6 +112,8 @@ def predict(
 
     Example: boneage-xai predict hand.png --card densenet.toml --sex F
     """
+    from dataclasses import asdict
+
     from boneage_xai.analysis.single_reading import read_single
     from boneage_xai.analysis.stored_calibration import stored_calibration
     from boneage_xai.data.radiograph import read_radiograph
@@ -127,13 +129,7 @@ def predict(
         stored_calibration(model)
     reading = read_single(model, radiograph, Sex(sex))
     answer = reading.corrected if corrected and reading.corrected else reading.answer
-    months, interval = answer.months, None
-    if answer.coverage is not None:
-        interval = {
-            "coverage": answer.coverage,
-            "low_months": answer.low_months,
-            "high_months": answer.high_months,
-        }
+    months, interval = answer.months, answer.interval
     if radiograph.sex is not None and radiograph.sex is not Sex(sex):
         note(f"note: {image} states sex {radiograph.sex.value}, predicted with {sex}")
     if as_json:
@@ -143,7 +139,7 @@ def predict(
                 "sex": sex,
                 "predicted_months": months,
                 "corrected": corrected,
-                "interval": interval,
+                "interval": None if interval is None else asdict(interval),
                 "model_id": model.model_id,
             }
         )
@@ -151,8 +147,8 @@ def predict(
         within = ""
         if interval is not None:
             within = (
-                f", {100 * interval['coverage']:g}% interval {interval['low_months']:.1f} to "
-                f"{interval['high_months']:.1f} months"
+                f", {100 * interval.coverage:g}% interval {interval.low_months:.1f} to "
+                f"{interval.high_months:.1f} months"
             )
         say(f"{months:.1f} months ({months / 12:.1f} years){within}; for research use only")
 

@@ -23,6 +23,7 @@ from boneage_xai.analysis.single_reading import activations_of, erase_in_turn
 from boneage_xai.data.preprocess import PreprocessSettings
 from boneage_xai.errors import BoneAgeError, DataError
 from boneage_xai.figures.occlusion import FILL_WORDS
+from boneage_xai.models.checkpoint import TrainedRun
 from boneage_xai.predict import Progress
 from boneage_xai.regions.removable import NOT_BONE, Removable, control_of, removables
 from boneage_xai.regions.removal import FILL_NAMES, remove_region
@@ -75,7 +76,7 @@ def erasing(folder: AnalysisFolder, subject: Subject) -> None:
     with how:
         fills = [preferred_fill(FILL_NAMES)]
         fills += [name for name in FILL_NAMES if name not in fills]
-        fill = linked_choice(
+        chosen_fill = linked_choice(
             st.radio,
             "What takes its place",
             fills,
@@ -83,6 +84,8 @@ def erasing(folder: AnalysisFolder, subject: Subject) -> None:
             format_func=lambda name: FILL_WORDS.get(name, name),
             horizontal=True,
         )
+
+    fill = next(name for name in FILL_NAMES if name == chosen_fill)
 
     def areas(*, every: bool) -> list[Removable]:
         wanted = [*names, *map(control_of, names)] if every else [region, control_of(region)]
@@ -161,7 +164,9 @@ def nearest(folder: AnalysisFolder, subject: Subject) -> None:
     def compute(progress: Progress) -> tuple[pd.DataFrame, dict[str, pictures.Grey]]:
         store = live.training_store()
         if run.model_id not in store:
-            store[run.model_id] = training_features(run, on_decode=progress, progress=progress)
+            store[run.model_id] = training_features(
+                run, source=_training_source(folder, run), on_decode=progress, progress=progress
+            )
         training: TrainingFeatures = store[run.model_id]
         table = nearest_training(
             run, subject.pixels, subject.sex, training, case_id=subject.case_id
@@ -177,6 +182,12 @@ def nearest(folder: AnalysisFolder, subject: Subject) -> None:
     )
     if found is not None:
         pictures.neighbour_row(*found)
+
+
+def _training_source(folder: AnalysisFolder, run: TrainedRun) -> Path | None:
+    """Return the source of the analysis where the run's own is not there any more."""
+    own, analysed = run.manifest.data.source, str(folder.manifest["data"].get("source") or "")
+    return Path(analysed) if analysed and not (own and Path(own).exists()) else None
 
 
 def stored_neighbours(folder: AnalysisFolder, table: pd.DataFrame) -> None:

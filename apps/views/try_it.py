@@ -15,7 +15,7 @@ from apps.views.cards import cards
 from apps.views.links import linked_number, plain
 from boneage_xai.analysis.recorded_run import recorded_settings
 from boneage_xai.analysis.single_reading import (
-    Answer,
+    Interval,
     SingleReading,
     explain_single,
     located_regions,
@@ -49,7 +49,7 @@ def show(folder: AnalysisFolder) -> None:
         "the page, and it is forgotten."
     )
     if (reason := live.why_not(folder)) is not None:
-        st.error(f"There is no network to try: {plain(reason)}.")
+        st.warning(f"There is no network to try: {plain(reason)}.")
         return
     taken, told = st.columns([3, 2], gap="large")
     with taken:
@@ -175,12 +175,12 @@ def _warnings(
 def _answers(read: SingleReading) -> None:
     answer, own = read.answer, SEX_WORDS[read.sex.value]
     other = SEX_WORDS["F" if read.sex.is_male else "M"]
-    if answer.coverage is None:
+    if answer.interval is None:
         interval = ("Interval", "–", "the run is not calibrated")
     else:
         interval = (
-            f"{100 * answer.coverage:g}% interval",
-            _span(answer),
+            f"{100 * answer.interval.coverage:g}% interval",
+            _span(answer.interval),
             "months, as calibrated on validation cases",
         )
     cards(
@@ -198,18 +198,19 @@ def _answers(read: SingleReading) -> None:
             ),
         ]
     )
-    if answer.coverage is None:
+    if answer.interval is None:
         st.caption("`boneage-xai calibrate` gives the run intervals.")
     if read.corrected is not None:
-        span = "" if read.corrected.coverage is None else f" (interval {_span(read.corrected)})"
+        corrected = read.corrected.interval
+        span = "" if corrected is None else f" (interval {_span(corrected)})"
         st.caption(
             f"After the linear correction of the run's calibration: "
             f"{months(read.corrected.months)} months{span}."
         )
 
 
-def _span(answer: Answer) -> str:
-    return f"{months(answer.low_months)} to {months(answer.high_months)}"
+def _span(interval: Interval) -> str:
+    return f"{months(interval.low_months)} to {months(interval.high_months)}"
 
 
 def _explained(

@@ -274,23 +274,28 @@ class TrainingFeatures:
 def training_features(
     run: TrainedRun,
     *,
+    source: Path | None = None,
     cache_folder: Path | None = None,
     on_decode: Progress | None = None,
     progress: Progress | None = None,
 ) -> TrainingFeatures:
-    """Read the training radiographs of a run from where it had them, and compute their features.
+    """Read the training radiographs of a run, and compute their features.
 
     Args:
-        run: the run, whose record names the source.
+        run: the run.
+        source: the data set that it was trained on; None takes what its record names.
         cache_folder: where prepared pixels are kept.
         on_decode: called with (done, total) while radiographs are decoded, if they are.
         progress: called with (done, total) while features are computed.
 
     Raises:
-        DataError: the source is not there, or radiographs that cannot be read.
+        DataError: the source is not known or not there, or radiographs that cannot be read.
         ConfigError: a source without the set that the run was trained on.
     """
-    source = Path(run.manifest.data.source)
+    if source is None:
+        if not run.manifest.data.source:
+            raise DataError(f"{run.path}: expected a record of the training data, found none")
+        source = Path(run.manifest.data.source)
     cohort = _set_of(source, run.cohort_name)
     prepared = prepare_run(
         run,

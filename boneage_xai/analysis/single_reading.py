@@ -39,20 +39,26 @@ Grey = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Predicted months with their interval.
+class Interval:
+    """A prediction interval.
 
     Args:
-        months: the prediction.
-        coverage: share of references that such intervals contain, None without an interval.
-        low_months: lower end, None without.
-        high_months: upper end, None without.
+        coverage: share of references that such intervals contain.
+        low_months: lower end.
+        high_months: upper end.
     """
 
+    coverage: float
+    low_months: float
+    high_months: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Predicted months with their interval, None where there is none."""
+
     months: float
-    coverage: float | None = None
-    low_months: float | None = None
-    high_months: float | None = None
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +135,7 @@ def answer_of(
     low, high = (float(end[0]) for end in intervals.interval([months], is_male))
     if not math.isfinite(low):
         return Answer(months)
-    return Answer(months, intervals.coverage, low, high)
+    return Answer(months, Interval(intervals.coverage, low, high))
 
 
 def part_of(model: Model, pixels: Grey) -> str | None:
@@ -218,7 +224,9 @@ def located_regions(
 
 def regions_seen(pixels: Grey) -> RegionMap:
     """Find the regions on what a network saw, (S, S) uint8, where no radiograph is at hand."""
-    return locate(Radiograph(pixels.astype(np.float32) / 255, Path("the network's input"))).labels
+    return locate(
+        Radiograph(pixels.astype(np.float32) / np.float32(255), Path("the network's input"))
+    ).labels
 
 
 def months_by_region(map_months: FloatImage, regions: RegionMap) -> pd.DataFrame:

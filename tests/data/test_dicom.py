@@ -28,7 +28,7 @@ from pydicom.uid import (
 
 from boneage_xai.data import dicom as module
 from boneage_xai.data.dicom import dicom_header, read_dicom, window
-from boneage_xai.data.radiograph import read_radiograph
+from boneage_xai.data.radiograph import decode_radiograph, read_radiograph
 from boneage_xai.errors import DataError
 from dicom_files import STORED, dataset, written
 
@@ -311,3 +311,35 @@ def test_the_file_is_left_as_it_was(tmp_path: Path) -> None:
     read_dicom(path)
     assert path.read_bytes() == before
     assert pydicom.config.settings.reading_validation_mode == pydicom.config.WARN
+
+
+def test_content_in_memory_is_read_as_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "hand", dataset(PatientSex="F", PixelSpacing=[0.2, 0.1]))
+    held, read = decode_radiograph(path.read_bytes()), read_radiograph(path)
+    np.testing.assert_array_equal(held.pixels, read.pixels)
+    assert (held.sex, held.pixel_spacing_mm) == (read.sex, read.pixel_spacing_mm)
+
+
+def test_errors_on_content_in_memory_repeat_nothing_of_the_header(tmp_path: Path) -> None:
+    named = {"PatientName": "Doe^John", "PatientID": "77-SECRET", "PatientBirthDate": "20200101"}
+    whole = written(tmp_path / "whole", dataset(**named)).read_bytes()
+    strange = dataset(PhotometricInterpretation="SECRET", **named)
+    other = written(tmp_path / "other", strange).read_bytes()
+    without = dataset(Modality="SECRET", **named)
+    del without.PixelData
+    none = written(tmp_path / "none", without).read_bytes()
+    for content in (whole[:600], other, none):
+        with pytest.raises(DataError) as caught:
+            decode_radiograph(content)
+        assert not {"Doe", "SECRET", "2020"} & {
+            word for word in ("Doe", "SECRET", "2020") if word in str(caught.value)
+        }
+
+
+def test_a_deflated_object_in_memory_is_refused(tmp_path: Path) -> None:
+    ds = dataset()
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = written(tmp_path / "deflated", ds)
+    assert read_radiograph(path).pixels.shape == STORED.shape
+    with pytest.raises(DataError, match="found a deflated object"):
+        decode_radiograph(path.read_bytes())

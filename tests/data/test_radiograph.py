@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from boneage_xai.data import radiograph as module
-from boneage_xai.data.radiograph import read_radiograph
+from boneage_xai.data.radiograph import decode_radiograph, read_radiograph
 from boneage_xai.errors import DataError
 
 GREY = np.array([[0, 10, 20, 30], [40, 128, 200, 220], [230, 240, 254, 255]], dtype=np.uint8)
@@ -249,3 +249,29 @@ def test_real_radiographs_have_contrast(real_data: Path, pattern: str, step: int
         assert pixels.std() > 0.02
         assert 0 <= pixels.min() < 0.3
         assert pixels.max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+def test_content_in_memory_is_read_as_the_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"hand{suffix}"
+    grey = np.random.default_rng(0).integers(0, 256, (31, 22), dtype=np.uint8)
+    Image.fromarray(grey).save(path)
+    held = decode_radiograph(path.read_bytes())
+    np.testing.assert_array_equal(held.pixels, read_radiograph(path).pixels)
+    assert str(held.source) == "the radiograph"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected an image file, found an empty file"),
+        (b"<script>", "expected a PNG, JPEG, WebP, TIFF or DICOM image, found text"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "expected a complete PNG image, found damage"),
+        (b"\xff\xd8\xff" + b"\0" * 200, "expected a complete JPEG image, found damage"),
+    ],
+)
+def test_content_that_is_no_image_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        decode_radiograph(content)
+    assert "0x" not in str(caught.value)
+    assert "\n" not in str(caught.value)
