@@ -117,8 +117,8 @@ def _asked(cases: pd.DataFrame, found: pd.DataFrame) -> tuple[Mapping[Hashable, 
         )
     position = ids.index(case_id)
     back, forward, _ = st.columns([2, 2, 9])
-    _step(back, "← Previous", ids, position - 1, "Alt+Left")
-    _step(forward, "Next →", ids, position + 1, "Alt+Right")
+    _step(back, "← Previous", ids, position - 1, "P")
+    _step(forward, "Next →", ids, position + 1, "N")
     return by_id[case_id], method, opacity / 100
 
 
@@ -126,7 +126,7 @@ def _step(column: Any, label: str, ids: list[str], position: int, keys: str) -> 
     def move() -> None:
         st.session_state[choice_key("case")] = ids[position]
 
-    # Versions of streamlit before 1.52 know no shortcuts.
+    # Earlier versions of streamlit know no shortcuts.
     known = "shortcut" in inspect.signature(st.button).parameters
     column.button(
         label,

@@ -9,11 +9,9 @@ and an 8-bit table over 12-bit values need no special care.
 from __future__ import annotations
 
 import io
-import re
 import struct
 import warnings
 import zlib
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import FileDataset
+from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
@@ -31,13 +30,13 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from boneage_xai.data.codestreams import declared_size
+from boneage_xai.data.dicom_child import age_months_of, sex_of
 from boneage_xai.errors import DataError
 from boneage_xai.types import FloatImage, Radiograph, Sex
 
 MAX_PIXELS = 100_000_000
 """Images of more pixels are refused before they are decoded."""
-
-DAYS_PER_MONTH = 365.25 / 12
 
 # Of a deflated object nobody knows how large it becomes before it has become so large.
 _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
@@ -45,8 +44,6 @@ _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 FloatArray = npt.NDArray[np.float64]
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's "L"
-_AGE = re.compile(r"(\d{1,3})([DWMY])")
-_MONTHS_PER_UNIT = {"D": 1 / DAYS_PER_MONTH, "W": 7 / DAYS_PER_MONTH, "M": 1.0, "Y": 12.0}
 
 # What pydicom and its decoders raise on damaged files, one by one; a RuntimeError is also what they
 # raise where they cannot decode at all.
@@ -131,7 +128,7 @@ def _read(path: Path, content: bytes | None) -> Radiograph:
             _refuse_by_header(path, dataset, discreet=content is not None)
             pixels = _grey(dataset)
             spacing = _pixel_spacing_mm(dataset)
-            sex, age_months = _sex_of(dataset), _age_months_of(dataset)
+            sex, age_months = sex_of(dataset), age_months_of(dataset)
         except _READ_ERRORS as error:
             reason = "" if content is not None else f" ({_reason(error)})"
             raise DataError(
@@ -170,7 +167,7 @@ def dicom_header(path: Path | str) -> tuple[Sex | None, float | None, str]:
         warnings.simplefilter("ignore")
         dataset = _read_dataset(path, with_pixels=False)
         try:
-            return _sex_of(dataset), _age_months_of(dataset), path.stem
+            return sex_of(dataset), age_months_of(dataset), path.stem
         except _READ_ERRORS as error:
             raise DataError(
                 f"{path}: expected a readable DICOM header, found damage ({error})"
@@ -237,6 +234,14 @@ def _refuse_by_header(path: Path, dataset: FileDataset, *, discreet: bool) -> No
         )
     if frames > 1:
         raise DataError(f"{path}: expected one DICOM frame, found {frames}")
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        # Decoders make room for what the compressed picture says of itself.
+        size = declared_size(get_frame(dataset.PixelData, 0, number_of_frames=1))
+        if size is not None and size[0] * size[1] > MAX_PIXELS:
+            raise DataError(
+                f"{path}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, found "
+                f"{size[0]} x {size[1]}"
+            )
 
 
 def _grey(dataset: FileDataset) -> FloatImage:
@@ -381,28 +386,3 @@ def _pair_mm(value: Any) -> tuple[float, float] | None:
         return None
     row, column = float(value[0]), float(value[1])
     return (row, column) if row > 0 and column > 0 else None
-
-
-def _sex_of(dataset: FileDataset) -> Sex | None:
-    stated = str(dataset.get("PatientSex", "") or "").strip().upper()
-    return {"M": Sex.MALE, "F": Sex.FEMALE}.get(stated)
-
-
-def _age_months_of(dataset: FileDataset) -> float | None:
-    stated = _AGE.fullmatch(str(dataset.get("PatientAge", "") or "").strip().upper())
-    if stated:
-        return int(stated[1]) * _MONTHS_PER_UNIT[stated[2]]
-    born, seen = _date_of(dataset.get("PatientBirthDate")), _date_of(dataset.get("StudyDate"))
-    if born is None or seen is None or seen < born:
-        return None
-    return (seen - born).days / DAYS_PER_MONTH
-
-
-def _date_of(value: Any) -> date | None:
-    text = str(value or "").strip()
-    if not re.fullmatch(r"\d{8}", text):
-        return None
-    try:
-        return date(int(text[:4]), int(text[4:6]), int(text[6:]))
-    except ValueError:
-        return None

@@ -1,0 +1,46 @@
+"""How large a compressed picture says that it is, before anyone decodes it."""
+
+from __future__ import annotations
+
+import struct
+
+_JPEG_2000 = b"\xff\x4f\xff\x51"
+_JPEG = b"\xff\xd8"
+# Start of frame, of every process of JPEG and of JPEG-LS; not DHT, JPG and DAC.
+_FRAMES = (frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
+_LONE = frozenset({0x01, *range(0xD0, 0xD9)})
+
+
+def declared_size(stream: bytes) -> tuple[int, int] | None:
+    """Return the width and height that a JPEG, JPEG-LS or JPEG 2000 codestream declares.
+
+    Args:
+        stream: the compressed picture.
+
+    Returns:
+        Width and height in pixels, None for another kind of codestream or a damaged one.
+
+    Source:
+        ITU-T T.81 B.2.2, T.87 C.2.2 and T.800 A.5.1.
+    """
+    start = stream.find(_JPEG_2000)
+    if start >= 0:
+        # Length, capabilities, then the reference grid.
+        size = stream[start + 8 : start + 24]
+        if len(size) < 16:
+            return None
+        width, height, left, top = struct.unpack(">4I", size)
+        return width - left, height - top
+    if not stream.startswith(_JPEG):
+        return None
+    at = 2
+    while at + 9 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker == 0xFF or marker in _LONE:
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker in _FRAMES:
+            height, width = struct.unpack(">2H", stream[at + 5 : at + 9])
+            return width, height
+        at += 2 + struct.unpack(">H", stream[at + 2 : at + 4])[0]
+    return None
