@@ -65,6 +65,8 @@ def _show(arguments: list[str]) -> None:
             f"{plain(str(folder.path))}"
         )
     st.caption(f":material/science: **{RESEARCH_USE}**")
+    if page != "try_it":
+        try_it.forget()
     PAGES[page][1](folder)
 
 

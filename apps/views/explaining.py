@@ -43,6 +43,7 @@ class Subject:
         sex: what the network is told.
         regions_of: returns its region map on the same grid.
         case_id: of a case of the analysis, None for a radiograph from elsewhere.
+        kind: with which the keys of its results begin.
     """
 
     key: str
@@ -50,6 +51,11 @@ class Subject:
     sex: Sex
     regions_of: Callable[[], RegionMap]
     case_id: str | None = None
+    kind: str = "case"
+
+    def result(self, what: str, *parts: object) -> str:
+        """Return the key of a result on this radiograph."""
+        return live.key_of(f"{self.kind}-{what}", self.key, self.sex, *parts)
 
 
 def erasing(folder: AnalysisFolder, subject: Subject) -> None:
@@ -60,7 +66,7 @@ def erasing(folder: AnalysisFolder, subject: Subject) -> None:
         "The same shape moved elsewhere is taken out, too, for comparison."
     )
     loaded = live.loaded_run(folder)
-    regions_key = live.key_of("regions", subject.key)
+    regions_key = subject.result("regions")
     regions = live.kept(regions_key)
     if regions is None:
         with st.spinner("Looking for the regions of the hand …"):
@@ -89,31 +95,33 @@ def erasing(folder: AnalysisFolder, subject: Subject) -> None:
 
     def areas(*, every: bool) -> list[Removable]:
         wanted = [*names, *map(control_of, names)] if every else [region, control_of(region)]
-        return [area for area in removables(regions) if area.name in wanted]
+        found = [area for area in removables(regions) if area.name in wanted]
+        if not any(area.kind == "region" for area in found):
+            raise DataError("the region: expected some but not all of the picture, found all")
+        return found
 
-    def erase(progress: Progress, *, every: bool) -> tuple[pd.DataFrame, pictures.Grey]:
-        progress(0, 1)
-        chosen_areas = areas(every=every)
-        table = erase_in_turn(loaded.run, subject.pixels, subject.sex, chosen_areas, fill, progress)
-        mask = next(
-            area.mask for area in chosen_areas if area.name == (names[0] if every else region)
-        )
-        return table, remove_region(subject.pixels, mask, fill)
+    def erase(progress: Progress, areas: list[Removable]) -> pd.DataFrame:
+        return erase_in_turn(loaded.run, subject.pixels, subject.sex, areas, fill, progress)
+
+    def erase_one(progress: Progress) -> tuple[pd.DataFrame, pictures.Grey]:
+        both = areas(every=False)
+        mask = next(area.mask for area in both if area.kind == "region")
+        return erase(progress, both), remove_region(subject.pixels, mask, fill)
 
     one = live.on_request(
-        live.key_of("erase", subject.key, subject.sex, region, fill),
-        f"Erase {region_words(region)}",
-        f"Erasing {region_words(region)}",
-        lambda progress: erase(progress, every=False),
+        subject.result("erase", region, fill),
+        plain(f"Erase {region_words(region)}"),
+        plain(f"Erasing {region_words(region)}"),
+        erase_one,
         lock=loaded.lock,
     )
     if one is not None:
         _erased(subject, one, region)
     every = live.on_request(
-        live.key_of("erase-all", subject.key, subject.sex, fill),
+        subject.result("erase-all", fill),
         "Erase each region in turn",
         "Erasing one region after the other",
-        lambda progress: erase(progress, every=True)[0],
+        lambda progress: erase(progress, areas(every=True)),
         lock=loaded.lock,
     )
     if every is not None:
@@ -174,7 +182,7 @@ def nearest(folder: AnalysisFolder, subject: Subject) -> None:
         return table, {one: training.pixels(one) for one in table["neighbour_id"]}
 
     found = live.on_request(
-        live.key_of("nearest", subject.key, subject.sex),
+        subject.result("nearest"),
         "Find the nearest training radiographs",
         "Reading the training radiographs",
         compute,
@@ -227,7 +235,7 @@ def activations(folder: AnalysisFolder, subject: Subject) -> None:
     """Show activation maps, computed on request."""
     loaded = live.loaded_run(folder)
     found = live.on_request(
-        live.key_of("activations", subject.key, subject.sex),
+        subject.result("activations"),
         "Compute activation maps",
         "Computing activation maps",
         lambda progress: activations_of(loaded.run.network, subject.pixels, subject.sex),

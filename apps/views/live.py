@@ -42,7 +42,7 @@ class LoadedRun:
 def why_not(folder: AnalysisFolder) -> str | None:
     """Return why nothing can be computed with the run of an analysis, None where it can."""
     try:
-        recorded_run_folder(folder)
+        loaded_run(folder)
     except BoneAgeError as error:
         return str(error)
     return None

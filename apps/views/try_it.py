@@ -35,7 +35,12 @@ from boneage_xai.types import Radiograph, RegionMap, Sex
 from reports.wording import SEX_WORDS, baseline_words, months, run_name
 
 METHOD = "integrated_gradients"
-_KINDS = ("radiograph", "read", "found", "regions", "explained", "erase", "nearest", "activations")
+_KIND = "upload"
+
+
+def forget() -> None:
+    """Forget the radiograph and all that was computed of it."""
+    live.forget(_KIND)
 
 
 def show(folder: AnalysisFolder) -> None:
@@ -69,7 +74,7 @@ def show(folder: AnalysisFolder) -> None:
             help="The network needs it, and does not guess it.",
         )
     if upload is None:
-        live.forget(*_KINDS)
+        forget()
         st.info("Drop a radiograph above. It should show one hand, as in the training data.")
         return
     try:
@@ -96,31 +101,31 @@ def _tried(folder: AnalysisFolder, content: bytes, sex: Sex | None) -> None:
         st.info("Say whether it is a girl or a boy: the network needs the sex.")
         return
     loaded = live.loaded_run(folder)
-    read_key = live.key_of("read", key, sex)
+    read_key = live.key_of(f"{_KIND}-read", key, sex)
     read: SingleReading | None = live.kept(read_key)
     if read is None:
         with st.spinner("Reading the radiograph …"), loaded.lock:
             read = read_single(loaded.run, radiograph, sex)
         live.keep(read_key, read)
-    found_key = live.key_of("found", key)
+    found_key = live.key_of(f"{_KIND}-found", key)
     found: tuple[HandRegions, RegionMap] | None = live.kept(found_key)
     if found is None:
         with st.spinner("Looking for the regions of the hand …"):
             found = located_regions(radiograph, read.prepared)
         live.keep(found_key, found)
     _warnings(loaded, radiograph, read, found[0])
-    subject = explaining.Subject(key, read.prepared.pixels, sex, lambda: found[1])
+    subject = explaining.Subject(key, read.prepared.pixels, sex, lambda: found[1], kind=_KIND)
     picture, facts = st.columns([11, 10], gap="large")
     with facts:
         _answers(read)
     with picture:
         shown = st.empty()
-        explained = _explained(folder, loaded, read, key)
         with shown.container():
-            if explained is None:
-                pictures.radiograph(read.prepared.pixels)
-                st.caption("What the network sees.")
-            else:
+            pictures.radiograph(read.prepared.pixels)
+            st.caption("What the network sees.")
+        explained = _explained(folder, loaded, read, key)
+        if explained is not None:
+            with shown.container():
                 _overlay(folder, read, explained)
     if explained is not None:
         with facts:
@@ -140,11 +145,11 @@ def _radiograph(content: bytes, key: str) -> Radiograph:
             f"the radiograph: expected at most {UPLOAD_LIMIT_MB} MB, "
             f"found {len(content) / 2**20:.0f} MB"
         )
-    kept_key = live.key_of("radiograph", key)
+    kept_key = live.key_of(f"{_KIND}-radiograph", key)
     radiograph: Radiograph | None = live.kept(kept_key)
     if radiograph is None:
         # One at a time, since they may be large.
-        live.forget(*_KINDS)
+        forget()
         radiograph = decode_radiograph(content)
         live.keep(kept_key, radiograph)
     return radiograph
@@ -225,7 +230,7 @@ def _explained(
         )
 
     return live.on_request(
-        live.key_of("explained", key, read.sex),
+        live.key_of(f"{_KIND}-explained", key, read.sex),
         "Explain: where do the months come from?",
         "Integrated Gradients, gradients",
         explain,
