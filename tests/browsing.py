@@ -43,7 +43,11 @@ def serving(folder: Path, cwd: Path) -> Iterator[tuple[str, int]]:
             yield address, server.pid
         finally:
             server.terminate()
-            server.wait(10)
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 @contextmanager
