@@ -50,7 +50,7 @@ def show(folder: AnalysisFolder) -> None:
     st.markdown(
         f"One radiograph of a hand, read by “{plain(run_name(folder))}”, the network of this "
         "analysis. It stays in the memory of this machine: nothing of it is written to a file or "
-        "a log, and what a DICOM header says of the patient is not shown. Remove it, or close "
+        "a log, and what a DICOM header says of the patient is not shown. Remove it, or leave "
         "the page, and it is forgotten."
     )
     if (reason := live.why_not(folder)) is not None:
@@ -113,8 +113,9 @@ def _tried(folder: AnalysisFolder, content: bytes, sex: Sex | None) -> None:
         with st.spinner("Looking for the regions of the hand …"):
             found = located_regions(radiograph, read.prepared)
         live.keep(found_key, found)
-    _warnings(loaded, radiograph, read, found[0])
-    subject = explaining.Subject(key, read.prepared.pixels, sex, lambda: found[1], kind=_KIND)
+    hand, regions = found
+    _warnings(loaded, radiograph, read, hand)
+    subject = explaining.Subject(key, read.prepared.pixels, sex, lambda: regions, kind=_KIND)
     picture, facts = st.columns([11, 10], gap="large")
     with facts:
         _answers(read)
@@ -129,9 +130,9 @@ def _tried(folder: AnalysisFolder, content: bytes, sex: Sex | None) -> None:
                 _overlay(folder, read, explained)
     if explained is not None:
         with facts:
-            _months_by_region(folder, explained, found[1])
+            _months_by_region(folder, explained, regions)
     with facts:
-        _not_found(found[0])
+        _not_found(hand)
     st.subheader("Nearest training radiographs")
     explaining.nearest(folder, subject)
     explaining.erasing(folder, subject)
