@@ -154,7 +154,7 @@ def part_of(model: Model, pixels: Grey) -> str | None:
     splits = model.splits()
     if splits is None:
         return None
-    digest = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(pixels.tobytes(), digest_size=8).hexdigest()
     found = splits.loc[splits["pixels_digest"] == digest, "split"]
     return None if found.empty else str(found.iloc[0])
 
