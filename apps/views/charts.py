@@ -370,7 +370,9 @@ def erased_chart(table: pd.DataFrame) -> alt.LayerChart:
     )
     rings = (
         alt.Chart(frame.dropna(subset=["moved_months"]))
-        .mark_point(size=90, color=NEUTRAL, strokeWidth=2)
+        .mark_point(
+            size=90, filled=True, fill="#FFFFFF", stroke="#333333", strokeWidth=1.5, opacity=1
+        )
         .encode(x="moved_months:Q", y=y, tooltip=tooltip)
     )
     chart: alt.LayerChart = (bars + rings).properties(height=26 * len(frame) + 50)

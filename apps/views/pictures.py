@@ -99,7 +99,7 @@ def neighbour_row(table: pd.DataFrame, pixels: Mapping[str, Grey]) -> None:
         for row in rows:
             case_id, age = str(row["neighbour_id"]), row["neighbour_months"]
             known = "age not known" if pd.isna(age) else f"{months(float(age))} months"
-            with st.container(border=True, width=188, gap="small"):
+            with st.container(border=True, width=144, gap="small"):
                 if case_id in pixels:
                     st.image(pixels[case_id], width="stretch", output_format="PNG")
                 st.markdown(f"**{plain(known)}**")
