@@ -176,6 +176,7 @@ def test_a_radiograph_is_tried_in_a_real_browser(
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1200), dtype=np.uint8)
     Image.fromarray(noise).save(wide)
     assert wide.stat().st_size > 2**20
+    exceptions = pytest.importorskip("selenium.common.exceptions")
     wait_for = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
     with (
         serving(template / "analyses", tmp_path) as (address, pid),
@@ -191,9 +192,18 @@ def test_a_radiograph_is_tried_in_a_real_browser(
 
         def press(beginning: str) -> None:
             path = f"//button[starts-with(normalize-space(.), '{beginning}')]"
-            button = wait.until(lambda b: b.find_elements("xpath", path))[0]
-            browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
-            button.click()
+
+            def pressed(_: Any) -> bool:
+                # The page may be drawn anew between finding a button and pressing it.
+                try:
+                    button = browser.find_elements("xpath", path)[-1]
+                    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+                    button.click()
+                except (IndexError, exceptions.WebDriverException):
+                    return False
+                return True
+
+            wait.until(pressed, f"a button {beginning!r}")
 
         def give(path: Path) -> None:
             browser.find_element("css selector", "input[type='file']").send_keys(str(path))
