@@ -166,10 +166,10 @@ def _warnings(
         )
     part = part_of(loaded.run, read.prepared.pixels)
     if part is not None:
-        words = "was trained on" if part == "train" else "was chosen by"
+        words = "was trained on" if part == "train" else "was chosen by its errors on"
         st.warning(
-            f"The network {words} this very radiograph, so that its answer is likely to be better "
-            "than on others."
+            f"The network {words} radiographs that include this very one, so that its answer is "
+            "likely to be better than on others."
         )
     if not found.boxes:
         st.warning(
@@ -187,23 +187,24 @@ def _answers(read: SingleReading) -> None:
         interval = (
             f"{100 * answer.interval.coverage:g}% interval",
             _span(answer.interval),
-            "months, as calibrated on validation cases",
+            "from validation cases",
         )
     cards(
         [
             (
                 f"Bone age as a {own}",
-                f"{months(answer.months)} months",
+                months(answer.months),
                 f"{months(answer.months / 12)} years",
             ),
             interval,
             (
                 f"Read as a {other}",
-                f"{months(read.other_sex_months)} months",
-                f"{months(read.sex_effect_months, signed=True)} months",
+                months(read.other_sex_months),
+                months(read.sex_effect_months, signed=True),
             ),
         ]
     )
+    st.caption("Months; below in years, and as a difference.")
     if answer.interval is None:
         st.caption("`boneage-xai calibrate` gives the run intervals.")
     if read.corrected is not None:
