@@ -13,20 +13,28 @@ from pathlib import Path
 import streamlit as st
 
 from apps.views import case, cohort, performance, regions, training, try_it
+from apps.views import case, cohort, compare, performance, regions, stress, training, trust
 from apps.views.folders import DEMO, HOW_TO_BEGIN, find_analyses
 from apps.views.links import linked_choice, plain
 from boneage_xai.errors import BoneAgeError
 from boneage_xai.store import AnalysisFolder
 from reports.wording import RESEARCH_USE, run_name
 
-PAGES: dict[str, tuple[str, Callable[[AnalysisFolder], None]]] = {
+PAGES: dict[str, tuple[str, Callable[..., None]]] = {
     "performance": ("Performance", performance.show),
     "case": ("Case", case.show),
     "try_it": ("Try it", try_it.show),
     "regions": ("Regions", regions.show),
+    "trust": ("Trust", trust.show),
+    "stress": ("Stress", stress.show),
+    "compare": ("Compare", compare.show),
     "cohort": ("Cohort", cohort.show),
     "training": ("Training", training.show),
 }
+"""Name in the address to title and function; most take the analysis that is looked at."""
+
+OF_SEVERAL = frozenset({"compare", "training"})
+"""Pages whose function takes all analyses that were found, too."""
 
 
 def main(arguments: list[str]) -> None:
@@ -68,6 +76,11 @@ def _show(arguments: list[str]) -> None:
     if page != "try_it":
         try_it.forget()
     PAGES[page][1](folder)
+    draw = PAGES[page][1]
+    if page in OF_SEVERAL:
+        draw(folder, analyses)
+    else:
+        draw(folder)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import zarr
+from pyarrow.parquet import read_schema
 
 from boneage_xai import __version__
 from boneage_xai.errors import DataError, ReportError
@@ -145,15 +146,22 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
             frame.to_csv(staged, index=False)
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a Parquet or CSV table that the toolkit wrote.
+
+    Args:
+        path: the file.
+        columns: of a Parquet file, those to read, where it has them; None reads all.
 
     Raises:
         DataError: the file is missing or damaged.
     """
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            if columns is not None:
+                there = set(read_schema(path).names)
+                columns = [name for name in columns if name in there]
+            return pd.read_parquet(path, columns=columns)
         # A converter, because a case may be called NA.
         return pd.read_csv(path, converters={"case_id": str})
     except FileNotFoundError as error:

@@ -26,16 +26,12 @@ def sex_effect(folder: AnalysisFolder) -> Section | None:
     if table is None or table.empty:
         return None
     title = "What the sex does"
-    if float(np.abs(table["effect_months"]).max()) < _NOTHING_MONTHS:
-        sentence = (
-            f"Read as a girl's or as a boy's, none of {len(table):,} radiographs gets another "
-            "answer: this network does not use the sex."
-        )
-        return Section("sex_effect", title, (Text((sentence,)),))
+    if not uses_sex(table):
+        return Section("sex_effect", title, (Text(sex_sentences(table)),))
     summary = summarise_sex_effect(table)
     errors = errors_without_sex(table)
     blocks: list[Block] = [
-        Text((_what_was_done(table), *_verdicts(errors))),
+        Text(sex_sentences(table, errors)),
         Drawing(
             sex_effect_by_age(table, summary, milestones()),
             "Points: change of each prediction by the sex; means by age; milestones as crosses",
@@ -66,6 +62,26 @@ def sex_effect(folder: AnalysisFolder) -> Section | None:
             )
         )
     return Section("sex_effect", title, tuple(blocks))
+
+
+def uses_sex(table: pd.DataFrame) -> bool:
+    """Return whether any answer depends on the sex."""
+    return float(np.abs(table["effect_months"]).max()) >= _NOTHING_MONTHS
+
+
+def sex_sentences(table: pd.DataFrame, errors: pd.DataFrame | None = None) -> tuple[str, ...]:
+    """Return what the sex does to predictions, in sentences with the numbers filled in.
+
+    Args:
+        table: as from ``predict_both``.
+        errors: as from ``errors_without_sex``, None leaves them out.
+    """
+    if not uses_sex(table):
+        return (
+            f"Read as a girl's or as a boy's, none of {len(table):,} radiographs gets another "
+            "answer: this network does not use the sex.",
+        )
+    return (_what_was_done(table), *([] if errors is None else _verdicts(errors)))
 
 
 def _what_was_done(table: pd.DataFrame) -> str:

@@ -25,7 +25,7 @@ def stress(folder: AnalysisFolder) -> Section | None:
         return None
     summary = summarise_stress(table)
     blocks: list[Block] = [
-        Text((_what_was_done(summary), *_verdicts(summary))),
+        Text(stress_sentences(summary)),
         Drawing(
             stress_effects(summary),
             "Points with intervals: change of the error by each transform; bars: cases that move",
@@ -71,6 +71,11 @@ def stress(folder: AnalysisFolder) -> Section | None:
         )
     )
     return Section("stress", "Changes of appearance", tuple(blocks))
+
+
+def stress_sentences(summary: pd.DataFrame) -> tuple[str, ...]:
+    """Return what was done in a stress test and what it found, in sentences with its numbers."""
+    return (_what_was_done(summary), *_verdicts(summary))
 
 
 def _what_was_done(summary: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 import streamlit as st
@@ -28,6 +29,31 @@ def cards(numbers: Sequence[tuple[str, str, str]]) -> None:
 
 
 def missing(folder: AnalysisFolder, what: str, command: str) -> None:
-    """Say that something is not in the analysis, and which command adds it."""
+    """Say that something is not in the analysis, and which command adds it.
+
+    Args:
+        folder: of the analysis.
+        what: is not there.
+        command: in which RUN, SOURCE and DIR stand for those of the analysis.
+    """
     st.info(f"{what} is not in this analysis yet. This command adds it:")
-    st.code(command.replace("DIR", str(folder.path)), language=None)
+    st.code(filled(folder, command), language=None, wrap_lines=True)
+
+
+def filled(folder: AnalysisFolder, command: str) -> str:
+    """Return a command with the run, the data and the folder of an analysis, for a shell."""
+    run, data = folder.manifest["run"], folder.manifest["data"]
+    known = {"DIR": str(folder.path)}
+    if run.get("path"):
+        known["RUN"] = str(run["path"])
+    if data.get("source"):
+        known["SOURCE"] = str(data["source"])
+    words: list[str] = []
+    for word in command.split():
+        first, slash, rest = word.partition("/")
+        if first == "RUN" and run.get("card"):
+            words.append("--card")
+        words.append(shlex.quote(known[first] + slash + rest) if first in known else word)
+        if first == "SOURCE" and data.get("split", "held-out") != "held-out":
+            words += ["--split", shlex.quote(str(data["split"]))]
+    return " ".join(words)

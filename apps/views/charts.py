@@ -20,10 +20,15 @@ from boneage_xai.figures.style import (
 )
 from boneage_xai.regions.removable import control_of
 
-_SEX_SCALE = alt.Scale(
+SEX_SCALE = alt.Scale(
     domain=list(SEX_NAMES.values()), range=[SEX_COLOURS[code] for code in SEX_NAMES]
 )
-_TOOLTIP = [
+SEX_SHAPE = alt.Shape(
+    "sex_name:N",
+    scale=alt.Scale(domain=list(SEX_NAMES.values()), range=["circle", "square"]),
+    legend=alt.Legend(title=None, orient="top", symbolSize=90),
+)
+CASE_TOOLTIP = [
     alt.Tooltip("case_id:N", title="case"),
     alt.Tooltip("sex_name:N", title="sex"),
     alt.Tooltip("reference_months:Q", title="reference, months", format=".1f"),
@@ -36,32 +41,41 @@ NEUTRAL = "#7D7D7D"
 _BIN_MONTHS = 6
 
 
-def _sex_colour() -> alt.Color:
+def sex_colour() -> alt.Color:
+    """Encode girls and boys by the colours of the figures."""
     return alt.Color(
-        "sex_name:N", scale=_SEX_SCALE, legend=alt.Legend(title=None, orient="top", symbolSize=90)
+        "sex_name:N", scale=SEX_SCALE, legend=alt.Legend(title=None, orient="top", symbolSize=90)
     )
 
 
-def _named(frame: pd.DataFrame) -> pd.DataFrame:
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the words for the sex."""
     return frame.assign(sex_name=frame["sex"].map(SEX_NAMES))
 
 
-def _age_scale(values: Sequence[float]) -> tuple[alt.Scale, list[float]]:
+def age_scale(values: Sequence[float]) -> tuple[alt.Scale, list[float]]:
+    """Return scale and ticks in months at whole years."""
     low, high = age_limits(values)
     return alt.Scale(domain=[low, high], nice=False), month_ticks(low, high)
 
 
-def _points(frame: pd.DataFrame, x: alt.X, y: alt.Y) -> alt.Chart:
+def case_points(
+    frame: pd.DataFrame, x: alt.X, y: alt.Y, tooltip: Sequence[alt.Tooltip] = CASE_TOOLTIP
+) -> alt.Chart:
+    """Draw a point per case, its sex by colour and shape; a click picks the case."""
     picked = alt.selection_point(name=PICKED, fields=["case_id"])
     chart: alt.Chart = (
-        alt.Chart(_named(frame))
-        .mark_circle(size=float(np.clip(60_000 / max(len(frame), 1), 14, 64)))
+        alt.Chart(named(frame))
+        .mark_point(
+            filled=True, strokeWidth=0, size=float(np.clip(60_000 / max(len(frame), 1), 14, 64))
+        )
         .encode(
             x=x,
             y=y,
-            color=_sex_colour(),
+            color=sex_colour(),
+            shape=SEX_SHAPE,
             opacity=alt.condition(picked, alt.value(0.75), alt.value(0.15)),
-            tooltip=_TOOLTIP,
+            tooltip=list(tooltip),
         )
         .add_params(picked)
     )
@@ -71,7 +85,7 @@ def _points(frame: pd.DataFrame, x: alt.X, y: alt.Y) -> alt.Chart:
 def predicted_chart(predictions: pd.DataFrame) -> alt.LayerChart:
     """Draw predicted against reference bone age; a click picks a case."""
     values = [*predictions["reference_months"], *predictions["predicted_months"]]
-    scale, ticks = _age_scale(values)
+    scale, ticks = age_scale(values)
     ends = pd.DataFrame({"months": scale.domain})
     line = ends.assign(low=ends["months"] - 12, high=ends["months"] + 12)
     band = (
@@ -82,7 +96,7 @@ def predicted_chart(predictions: pd.DataFrame) -> alt.LayerChart:
     equal = (
         alt.Chart(line).mark_line(color=NEUTRAL, strokeWidth=1.5).encode(x="months:Q", y="months:Q")
     )
-    points = _points(
+    points = case_points(
         predictions,
         alt.X(
             "reference_months:Q",
@@ -105,7 +119,7 @@ def bland_altman_chart(predictions: pd.DataFrame, agreement: Mapping[str, Any]) 
     """Draw the difference against the mean of both, with bias and limits; a click picks a case."""
     mean = (predictions["reference_months"] + predictions["predicted_months"]) / 2
     frame = predictions.assign(mean_months=mean)
-    scale, ticks = _age_scale(list(mean))
+    scale, ticks = age_scale(list(mean))
     names = {"upper_months": "upper limit", "bias_months": "bias", "lower_months": "lower limit"}
     lines = pd.DataFrame(
         [
@@ -131,7 +145,7 @@ def bland_altman_chart(predictions: pd.DataFrame, agreement: Mapping[str, Any]) 
         .mark_text(align="right", dy=-8, dx=-4, color=NEUTRAL, fontWeight="bold")
         .encode(y="months:Q", x=alt.value("width"), text="name:N")
     )
-    layers = rules + _points(frame, x, y) + labels
+    layers = rules + case_points(frame, x, y) + labels
     slope = agreement["slope"]
     if slope["value"] is not None:
         ends = np.array([float(mean.min()), float(mean.max())])
@@ -146,12 +160,34 @@ def bland_altman_chart(predictions: pd.DataFrame, agreement: Mapping[str, Any]) 
     return chart
 
 
+def group_key(group: Mapping[str, Any]) -> str:
+    """Return the name that a subgroup by sex and age has in the address."""
+    return f"{group['sex']}-{group['age_months'][0]:g}-{group['age_months'][1]:g}"
+
+
 def subgroup_chart(
-    subgroups: Sequence[Mapping[str, Any]], metric: str, title: str
+    subgroups: Sequence[Mapping[str, Any]],
+    metric: str,
+    title: str,
+    *,
+    ages: str = "reference bone age",
+    expected: float | None = None,
 ) -> alt.LayerChart | None:
-    """Draw a metric with its interval per age bin and sex; None without such subgroups."""
+    """Draw a metric with its interval per age bin and sex; a click picks a group by its key.
+
+    Args:
+        subgroups: as in metrics.json.
+        metric: its name; shares are drawn in percent.
+        title: of the axis, with the unit.
+        ages: what the bins are of.
+        expected: the value that should be, drawn as a line.
+
+    Returns:
+        The chart, None without subgroups by sex and age.
+    """
     rows = [
         {
+            "group": group_key(group),
             "ages": f"{group['age_months'][0]:g}–{group['age_months'][1]:g}",
             "from": group["age_months"][0],
             "sex_name": SEX_NAMES[group["sex"]],
@@ -166,13 +202,12 @@ def subgroup_chart(
         return None
     frame = pd.DataFrame(rows)
     order = list(dict.fromkeys(frame.sort_values("from")["ages"]))
-    share = metric.startswith("within_")
+    share = metric.startswith(("within_", "coverage", "significant"))
+    picked = alt.selection_point(name=PICKED, fields=["group"])
     base = alt.Chart(frame).encode(
-        x=alt.X(
-            "ages:N", sort=order, title="reference bone age (months)", axis=alt.Axis(labelAngle=0)
-        ),
+        x=alt.X("ages:N", sort=order, title=f"{ages} (months)", axis=alt.Axis(labelAngle=-35)),
         xOffset=alt.XOffset("sex_name:N", sort=list(SEX_NAMES.values())),
-        color=_sex_colour(),
+        color=sex_colour(),
         tooltip=[
             alt.Tooltip("sex_name:N", title="sex"),
             alt.Tooltip("ages:N", title="months"),
@@ -185,16 +220,25 @@ def subgroup_chart(
     bars = base.mark_rule(strokeWidth=2).encode(
         y=alt.Y("low:Q", title=title, axis=alt.Axis(format="%" if share else ".0f")), y2="high:Q"
     )
-    points = base.mark_point(size=90, strokeWidth=2, filled=False).encode(
+    points = base.mark_point(size=110, strokeWidth=2, filled=False).encode(
         y="value:Q",
-        fill=alt.Fill("sex_name:N", scale=_SEX_SCALE, legend=None),
+        shape=SEX_SHAPE,
+        opacity=alt.condition(picked, alt.value(1.0), alt.value(0.35)),
+        fill=alt.Fill("sex_name:N", scale=SEX_SCALE, legend=None),
         fillOpacity=alt.FillOpacity(
             "few:N",
             scale=alt.Scale(domain=["20 cases or more", "fewer than 20 cases"], range=[1.0, 0.0]),
             legend=None,
         ),
     )
-    chart: alt.LayerChart = (bars + points).properties(height=320)
+    layers = bars + points.add_params(picked)
+    if expected is not None:
+        layers += (
+            alt.Chart(pd.DataFrame({"expected": [expected]}))
+            .mark_rule(color=NEUTRAL, strokeDash=[6, 4], strokeWidth=1.5)
+            .encode(y="expected:Q")
+        )
+    chart: alt.LayerChart = layers.properties(height=340)
     return chart
 
 

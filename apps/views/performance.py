@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
-from apps.views import charts, reading
+from apps.views import certainty_charts, charts, reading
 from apps.views.cards import EVALUATE, cards, missing
-from apps.views.links import go_to, linked_choice, plain
+from apps.views.links import linked_choice, plain
+from apps.views.picked import CASE_COLUMNS, follow_pick, offer_case, offer_cases, ordered, picked
+from apps.views.sections import Picture, section_there, show_section
+from boneage_xai.analysis.subgroups import age_bin_indices
 from boneage_xai.figures.performance import mae_against_baselines
 from boneage_xai.figures.style import figure_bytes
 from boneage_xai.store import AnalysisFolder
-from reports.wording import (
-    SEX_WORDS,
-    estimate_text,
-    months,
-    optimism,
-    performance_sentences,
-    run_name,
-)
+from reports.blocks import Table
+from reports.wording import estimate_text, group_name, months, optimism, percent, run_name
+from reports.wording import performance_sentences as sentences_on_errors
 
 _CARDS = {
     "mae_months": "Mean absolute error, months",
@@ -34,15 +34,16 @@ _BY_AGE = {
     "bias_months": "bias: predicted minus reference (months)",
     "within_12_months": "share within 12 months",
 }
+_ALL = "all"
 
 
 def show(folder: AnalysisFolder) -> None:
-    """Show errors with intervals, predicted against reference, agreement, and subgroups."""
+    """Show errors with intervals, and one of several ways to look at them."""
     st.header("Performance")
     if not reading.has(folder, "metrics.json", "predictions.parquet"):
         missing(folder, "The table of errors", EVALUATE)
         return
-    metrics, predictions = reading.metrics(folder), reading.predictions(folder)
+    metrics = reading.metrics(folder)
     if warning := optimism(folder):
         st.warning(warning)
     for row in (list(_CARDS)[:3], list(_CARDS)[3:]):
@@ -53,31 +54,99 @@ def show(folder: AnalysisFolder) -> None:
                 for name, value, interval in estimates
             ]
         )
+    view = linked_choice(
+        st.radio,
+        "Look at",
+        list(_VIEWS),
+        "view",
+        format_func=lambda name: _VIEWS[name][0],
+        horizontal=True,
+    )
+    _VIEWS[view][1](folder, metrics)
 
+
+def _errors(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
     st.subheader("Predicted against reference")
     drawn, said = st.columns([5, 3], gap="large")
     with drawn:
         event = st.altair_chart(
-            charts.predicted_chart(predictions), on_select="rerun", key="predicted-chart"
+            charts.predicted_chart(reading.predictions(folder)),
+            on_select="rerun",
+            key="predicted-chart",
         )
         st.caption("Grey band: within 12 months. Click a point to pick its case.")
+        offer_case(folder, picked(event), "predicted")
     with said:
-        for sentence in performance_sentences(metrics, run_name(folder)):
+        for sentence in sentences_on_errors(metrics, run_name(folder)):
             st.markdown(plain(sentence))
-    _offer_case(folder, event)
+    st.subheader("Beside baselines and quoted values")
+    st.image(_baselines_png(dict(metrics), run_name(folder)))
+    st.subheader("The largest errors")
+    offer_cases(folder, ordered(reading.predictions(folder), "error_months"), "largest")
 
+
+def _agreement(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
     st.subheader("Agreement (Bland–Altman)")
-    st.caption(
-        "Dashed: bias and limits of agreement (±1.96 SD). A falling line means that the network "
-        "reads towards the middle age."
-    )
+    found = metrics["agreement"]
+    names = {
+        "lower_months": "Lower limit of agreement, months",
+        "bias_months": "Bias, months",
+        "upper_months": "Upper limit of agreement, months",
+    }
+    shown = [
+        (label, *estimate_text("bias_months", found["intervals"][key]))
+        for key, label in names.items()
+    ]
+    cards([(label, value, f"95% interval {span}" if span else "") for label, value, span in shown])
     event = st.altair_chart(
-        charts.bland_altman_chart(predictions, metrics["agreement"]),
+        charts.bland_altman_chart(reading.predictions(folder), found),
         on_select="rerun",
         key="agreement-chart",
     )
-    _offer_case(folder, event)
+    st.caption(
+        "Dashed: bias and limits of agreement (±1.96 SD), between which 95% of the differences "
+        "are expected. A falling line means that the network reads towards the middle age. Click "
+        "a point to pick its case."
+    )
+    offer_case(folder, picked(event), "agreement")
+    show_section(folder, "agreement", drawings=False)
 
+
+def _calibration(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
+    st.subheader("Calibration")
+    found = metrics.get("calibration")
+    if not found or not found["curve"]:
+        missing(folder, "Calibration", EVALUATE)
+        return
+    tenths = {str(number): row for number, row in enumerate(found["curve"], start=1)}
+    drawn, said = st.columns([5, 3], gap="large")
+    with drawn:
+        st.altair_chart(
+            certainty_charts.calibration_chart(found),
+            on_select=lambda: follow_pick("calibration-chart", "tenth", "tenth"),
+            key="calibration-chart",
+        )
+    with said:
+        show_section(folder, "calibration", drawings=False)
+        st.caption(
+            "Groups of as many cases each, by prediction, with 95% intervals. On the grey line "
+            "children are as old as the network says, on average; the dashed line is fitted."
+        )
+
+    def label(name: str) -> str:
+        row = tenths[name]
+        return (
+            f"predicted {months(row['from_months'])} to {months(row['to_months'])} months "
+            f"({row['n']:,} cases)"
+        )
+
+    tenth = tenths[linked_choice(st.selectbox, "Group", list(tenths), "tenth", format_func=label)]
+    cases = reading.predictions(folder)
+    inside = cases["predicted_months"].between(tenth["from_months"], tenth["to_months"])
+    offer_cases(folder, ordered(cases[inside], "error_months"), "tenth")
+
+
+def _groups(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
     st.subheader("By sex and age")
     metric = linked_choice(
         st.radio,
@@ -89,40 +158,136 @@ def show(folder: AnalysisFolder) -> None:
     )
     chart = charts.subgroup_chart(metrics["subgroups"], metric, _BY_AGE[metric])
     if chart is not None:
-        st.altair_chart(chart)
+        st.altair_chart(
+            chart,
+            on_select=lambda: follow_pick("subgroup-chart", "group", "group"),
+            key="subgroup-chart",
+        )
         st.caption(
             "With 95% bootstrap intervals. Hollow: fewer than 20 cases, whose intervals are too "
-            "narrow."
+            "narrow. Click a point to see its cases below."
+        )
+        _cases_of_group(folder, metrics)
+    if section_there(folder, "groups"):
+        st.subheader("By stage and other groups")
+        show_section(folder, "groups", drawings=False)
+        st.caption(
+            "Further columns of the label table are added by "
+            "`boneage-xai evaluate RUN --data SOURCE --by COLUMN`."
         )
 
-    st.subheader("Beside baselines and quoted values")
-    st.image(_baselines_png(metrics, run_name(folder)))
+
+def _cases_of_group(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
+    groups = {
+        charts.group_key(group): group
+        for group in metrics["subgroups"]
+        if "sex" in group and "age_months" in group
+    }
+
+    def label(name: str) -> str:
+        if name == _ALL:
+            return "all cases"
+        return f"{group_name(groups[name])}: {groups[name]['n']:,} cases"
+
+    name = linked_choice(st.selectbox, "Cases of", [_ALL, *groups], "group", format_func=label)
+    cases = reading.predictions(folder)
+    if name != _ALL:
+        edges = metrics["settings"]["age_bins_months"]
+        place = edges.index(groups[name]["age_months"][0])
+        inside = age_bin_indices(cases["reference_months"], edges) == place
+        cases = cases[inside & (cases["sex"] == groups[name]["sex"])]
+    offer_cases(folder, ordered(cases, "error_months"), "group")
+
+
+def _intervals(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
+    st.subheader("How sure a single prediction is")
+    found = folder.intervals()
+    stored = reading.table(folder, "intervals.parquet")
+    if found is None or stored is None:
+        missing(folder, "Prediction intervals (from 100 labelled cases on)", EVALUATE)
+        return
+    table = reading.predictions(folder).merge(stored, on="case_id")
+    promised = float(found["settings"]["coverage"])
+    event = st.altair_chart(
+        certainty_charts.interval_chart(table), on_select="rerun", key="interval-chart"
+    )
+    st.caption(
+        f"Bands: where {percent(promised)} of the references were promised to lie, girls and "
+        "boys. Ringed: cases outside. Click a point to pick its case."
+    )
+    offer_case(folder, picked(event), "interval")
+    show_section(folder, "intervals", drawings=False)
+    chart = charts.subgroup_chart(
+        found["groups"],
+        "coverage",
+        "share of references inside",
+        ages="predicted bone age",
+        expected=promised,
+    )
+    if chart is not None:
+        st.altair_chart(chart)
+        st.caption(
+            f"Dashed: the promise of {percent(promised)}. With 95% intervals (Wilson); hollow: "
+            "fewer than 20 cases."
+        )
+    outside = table[~table["covered"].astype(bool)]
+    st.markdown("**Cases outside of their interval**")
+    offer_cases(
+        folder,
+        ordered(outside, "error_months"),
+        "outside",
+        CASE_COLUMNS
+        | {
+            "low_months": st.column_config.NumberColumn("from, months", format="%.1f"),
+            "high_months": st.column_config.NumberColumn("to, months", format="%.1f"),
+        },
+    )
+
+
+def _diagnosis(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
+    st.subheader("Errors that matter to a diagnosis")
+    if not section_there(folder, "clinical"):
+        missing(folder, "What errors mean for a diagnosis", EVALUATE)
+        return
+    found = metrics["clinical"]
+    show_section(folder, "clinical", skip=lambda block: isinstance(block, Table | Picture))
+    chart = charts.subgroup_chart(
+        found["significant_by"],
+        "significant_errors",
+        "share of significant errors",
+    )
+    if chart is not None:
+        st.altair_chart(chart)
+        st.caption(
+            "Share of errors above 2 standard deviations of skeletal age, with 95% intervals "
+            "(Wilson); hollow: fewer than 20 cases."
+        )
+    if "confusion" in found:
+        st.markdown("**Diagnosis by the reference (rows) and by the prediction (columns)**")
+        st.dataframe(
+            pd.DataFrame(
+                found["confusion"],
+                columns=[f"predicted {name}" for name in found["classes"]],
+                index=pd.Index([f"reference {name}" for name in found["classes"]]),
+            )
+        )
+        st.caption(
+            "Delayed and advanced: more than 2 standard deviations below or above the "
+            "chronological age. Off the diagonal the prediction changes the class."
+        )
+    show_section(folder, "clinical", skip=lambda block: not isinstance(block, Table))
+
+
+_VIEWS: dict[str, tuple[str, Callable[[AnalysisFolder, Mapping[str, Any]], None]]] = {
+    "errors": ("Errors", _errors),
+    "agreement": ("Agreement", _agreement),
+    "calibration": ("Calibration", _calibration),
+    "groups": ("By sex and age", _groups),
+    "intervals": ("Single predictions", _intervals),
+    "diagnosis": ("Diagnosis", _diagnosis),
+}
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
 def _baselines_png(metrics: dict[str, Any], name: str) -> bytes:
     return figure_bytes(mae_against_baselines(metrics, name))
-
-
-def _offer_case(folder: AnalysisFolder, event: Any) -> None:
-    """Lead from a picked point to the page of its case."""
-    picked = event["selection"].get(charts.PICKED) or []
-    if not picked or "case_id" not in picked[0]:
-        return
-    case_id = str(picked[0]["case_id"])
-    predictions = reading.predictions(folder)
-    found = predictions[predictions["case_id"] == case_id]
-    if found.empty:
-        return
-    row = found.iloc[0]
-    with st.container(border=True):
-        st.markdown(
-            f"**Case {plain(case_id)}** · {SEX_WORDS.get(row['sex'], '')} · reference "
-            f"{months(row['reference_months'])}, predicted {months(row['predicted_months'])}, "
-            f"error {months(row['error_months'], signed=True)} months"
-        )
-        cases = reading.cases(folder)
-        if cases is None or not (cases["case_id"] == case_id).any():
-            st.caption("This case was not attributed: there is no map to look at.")
-        elif st.button("Look at this case", key=f"open-{case_id}", type="primary"):
-            go_to(page="case", case=case_id)

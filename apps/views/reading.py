@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ import pandas as pd
 import streamlit as st
 
 from boneage_xai.analysis.neighbours import NEIGHBOUR_TABLE
+from boneage_xai.analysis.completeness import COMPLETENESS_COLUMNS, with_tolerance
+from boneage_xai.analysis.occlusion_agreement import compared
 from boneage_xai.analysis.random_control import CONTROL_FOLDER
+from boneage_xai.analysis.random_control import similarity_to_control as similarity_to_control_of
+from boneage_xai.analysis.stress import (
+    EXAMPLES_FILE,
+    STRESS_TABLE,
+    StressExample,
+    read_examples,
+    summarise_stress,
+)
 from boneage_xai.figures.overlay import analysis_limit_months
 from boneage_xai.store import AnalysisFolder, read_table
 from boneage_xai.types import RegionMap
@@ -52,6 +63,53 @@ def attributions(folder: AnalysisFolder) -> pd.DataFrame | None:
 def regions(folder: AnalysisFolder) -> pd.DataFrame | None:
     """Return one row per case, method and region, None without region maps."""
     return _regions(str(folder.path), _changed(folder.path / "regions.parquet"))
+
+
+def table(
+    folder: AnalysisFolder, name: str, columns: Sequence[str] | None = None
+) -> pd.DataFrame | None:
+    """Return a table of the analysis, of a Parquet file only some columns; None without it."""
+    asked = None if columns is None else tuple(columns)
+    return _table(str(folder.path), name, asked, _changed(folder.path / name))
+
+
+def stress(folder: AnalysisFolder) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Return the stress test and its summary by transform, None before ``stress``."""
+    return _stress(str(folder.path), _changed(folder.path / STRESS_TABLE))
+
+
+def stress_examples(folder: AnalysisFolder) -> list[StressExample]:
+    """Return the case that each family of transforms moves most; empty without them."""
+    return _stress_examples(str(folder.path), _changed(folder.path / EXAMPLES_FILE))
+
+
+def completeness(folder: AnalysisFolder) -> pd.DataFrame | None:
+    """Return gaps and their tolerances by case and method, None before ``attribute``."""
+    found = table(folder, "attributions.parquet", COMPLETENESS_COLUMNS)
+    if found is None or found.empty:
+        return None
+    settings = folder.manifest["steps"].get("attribute", {}).get("settings") or {}
+    return with_tolerance(found, settings)
+
+
+def similarity_to_control(folder: AnalysisFolder) -> pd.DataFrame | None:
+    """Return how alike maps are to those of random weights, None without such a control."""
+    return _similarity_to_control(str(folder.path), changes(folder))
+
+
+def removal_verdicts(folder: AnalysisFolder) -> pd.DataFrame | None:
+    """Return which methods agree with what removal does, None where it cannot be compared."""
+    return _removal_verdicts(str(folder.path), changes(folder))
+
+
+def changes(folder: AnalysisFolder) -> tuple[tuple[str, int], ...]:
+    """Return when each file of an analysis and of its control was last written."""
+    return tuple(
+        (str(file.relative_to(folder.path)), _changed(file))
+        for pattern in ("*.*", "attributions.zarr/zarr.json", f"{CONTROL_FOLDER}/*.*")
+        for file in sorted(folder.path.glob(pattern))
+        if file.is_file()
+    )
 
 
 def profile_changes(folder: AnalysisFolder) -> tuple[int, ...]:
@@ -114,6 +172,9 @@ def interval(folder: AnalysisFolder, case_id: str) -> tuple[float, float, float]
     one = found.iloc[0]
     low, high = float(one["low_months"]), float(one["high_months"])
     return (low, high, coverage) if np.isfinite([low, high]).all() else None
+def map_row(folder: AnalysisFolder, case_id: str) -> int | None:
+    """Return the row of a case in the arrays of maps, None where it has none."""
+    return _map_rows(str(folder.path), _maps_changed(folder)).get(case_id)
 
 
 def limit_months(folder: AnalysisFolder, method: str) -> float:
@@ -173,6 +234,26 @@ def _intervals(path: str, changed: int) -> tuple[pd.DataFrame, float | None]:
     folder = AnalysisFolder.open(Path(path))
     settings = (folder.intervals() or {}).get("settings") or {}
     return read_table(folder.path / "intervals.parquet"), settings.get("coverage")
+@st.cache_data(show_spinner=False, max_entries=32)
+def _table(
+    path: str, name: str, columns: tuple[str, ...] | None, changed: int
+) -> pd.DataFrame | None:
+    file = Path(path) / name
+    return read_table(file, columns) if file.is_file() else None
+@st.cache_data(show_spinner="Summarising the stress test …", max_entries=4)
+def _stress(path: str, changed: int) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    found = AnalysisFolder.open(Path(path)).stress()
+    return None if found is None or found.empty else (found, summarise_stress(found))
+@st.cache_data(show_spinner=False, max_entries=4)
+def _stress_examples(path: str, changed: int) -> list[StressExample]:
+    file = Path(path) / EXAMPLES_FILE
+    return read_examples(file) if file.is_file() else []
+@st.cache_data(show_spinner="Comparing maps with the control …", max_entries=4)
+def _similarity_to_control(path: str, changed: tuple[tuple[str, int], ...]) -> pd.DataFrame | None:
+    return similarity_to_control_of(AnalysisFolder.open(Path(path)))
+@st.cache_data(show_spinner="Comparing maps with removal …", max_entries=4)
+def _removal_verdicts(path: str, changed: tuple[tuple[str, int], ...]) -> pd.DataFrame | None:
+    return compared(AnalysisFolder.open(Path(path))).verdicts
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
@@ -180,6 +261,13 @@ def _case_array(path: str, name: str, row: int, changed: int) -> npt.NDArray[Any
     maps = AnalysisFolder.open(Path(path)).maps()
     array: Any = maps[name] if maps is not None else []
     return np.asarray(array[row])
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def _map_rows(path: str, changed: int) -> dict[str, int]:
+    maps = AnalysisFolder.open(Path(path)).maps()
+    ids: Any = [] if maps is None else maps.attrs.get("case_ids", [])
+    return {str(case_id): row for row, case_id in enumerate(ids)}
 
 
 @st.cache_data(show_spinner=False, max_entries=32)

@@ -64,7 +64,7 @@ def compare(
     if len(folders) < 2:
         raise ReportError(f"compare: expected two or more analyses, found {len(folders)}")
     names = model_names(folders)
-    cases, left_out = _common_cases(folders, names)
+    cases, left_out = common_cases(folders, names)
     pairs = list(combinations(zip(names, folders, strict=True), 2))
     maps = [compare_maps(first[1], second[1], (first[0], second[0])) for first, second in pairs]
     regions = [
@@ -92,9 +92,22 @@ def model_names(folders: Sequence[AnalysisFolder]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _common_cases(
+def common_cases(
     folders: Sequence[AnalysisFolder], names: Sequence[str]
 ) -> tuple[pd.DataFrame, tuple[int, ...]]:
+    """Return the predictions of the cases that all analyses hold, and how many each loses.
+
+    Args:
+        folders: analyses of the same data, each after ``evaluate``.
+        names: of the models.
+
+    Returns:
+        ``cases`` and ``left_out`` of ``Comparison``.
+
+    Raises:
+        ReportError: an analysis without predictions, or of other data.
+        DataError: no common case, or a case with another sex or reference.
+    """
     first = folders[0]
     fingerprint = first.manifest["data"].get("fingerprint")
     for folder in folders:
@@ -129,6 +142,45 @@ def _common_cases(
         pd.concat(parts, ignore_index=True),
         tuple(len(table) - len(shared) for table in tables),
     )
+
+
+def differences_from_first(
+    cases: pd.DataFrame, *, seed: int = 0, n_resamples: int = N_RESAMPLES
+) -> pd.DataFrame:
+    """Compare the error of every model with that of the first, over all cases.
+
+    Args:
+        cases: as for ``compare_errors``.
+        seed: of the resampling.
+        n_resamples: number of resamples of cases.
+
+    Returns:
+        Per model: model, n, mae_months, bias_months; mae_difference_months (this model minus the
+        first: below 0, it is closer) with its paired bootstrap 95% interval low and high, and
+        p_holm (Wilcoxon, corrected over the models); NaN for the first.
+    """
+    errors = cases.pivot(index="case_id", columns="model", values="error_months")
+    names = list(dict.fromkeys(cases["model"]))
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        own = errors[name].to_numpy()
+        row = {"model": name, "n": own.size, "mae_months": float(np.abs(own).mean())}
+        row |= {"bias_months": float(own.mean())}
+        if name != names[0]:
+            first = errors[names[0]].to_numpy()
+            found = paired_difference(own, first, seed=seed, n_resamples=n_resamples)
+            difference = found["mae_difference_months"]
+            row |= {
+                "mae_difference_months": difference["value"],
+                "low": difference["low"],
+                "high": difference["high"],
+                "p_value": found["wilcoxon_p"],
+            }
+        rows.append(row)
+    columns = ["mae_difference_months", "low", "high", "p_value"]
+    table = pd.DataFrame(rows).reindex(columns=[*rows[0], *columns])
+    table = table.astype(dict.fromkeys(columns, "float64"))
+    return table.assign(p_holm=holm(table["p_value"]))
 
 
 def compare_errors(

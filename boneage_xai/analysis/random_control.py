@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from boneage_xai.analysis.comparison import compare_maps
 from boneage_xai.analysis.run_analysis import RunOnCohort, choose_cases
 from boneage_xai.attribution.randomisation import randomised_network
 from boneage_xai.data.preprocess import PreprocessSettings
@@ -147,3 +148,28 @@ def control_of(folder: AnalysisFolder) -> AnalysisFolder | None:
                 f"{path}: expected a control with {what} {value}, found {found[what]}"
             )
     return control
+
+
+def similarity_to_control(folder: AnalysisFolder) -> pd.DataFrame | None:
+    """Correlate a network's maps with those of its control for the same cases.
+
+    What a map shares with that of a network that has learnt nothing comes from the image.
+
+    Args:
+        folder: analysis of the network.
+
+    Returns:
+        Per case and common method: method, case_id, rank_correlation and chance, as from
+        ``compare_maps``; None without a control, or without maps in either.
+
+    Raises:
+        ReportError: what lies there is no control of this network on these data.
+
+    Source:
+        Adebayo et al., Sanity Checks for Saliency Maps, 2018; here all layers are random at once.
+    """
+    control = control_of(folder)
+    if control is None:
+        return None
+    found = compare_maps(folder, control, ("network", "control"))
+    return None if found.empty else found.drop(columns=["model_a", "model_b"])

@@ -1,0 +1,111 @@
+"""Sections of the report as parts of a page: text, figures and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from apps.views import reading
+from apps.views.cards import cards
+from apps.views.links import plain
+from boneage_xai.figures.style import figure_bytes
+from boneage_xai.store import AnalysisFolder
+from reports.blocks import Block, Drawing, Headline, Section, Table, Text
+from reports.sections import SECTIONS
+
+_DPI = 130
+_ROWS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing as the bytes of a PNG file, with its caption."""
+
+    png: bytes
+    caption: str
+    narrow: bool
+
+
+def section_there(folder: AnalysisFolder, name: str) -> bool:
+    """Return whether a section of the report has what it needs in this analysis."""
+    return _blocks(str(folder.path), name, reading.changes(folder)) is not None
+
+
+def show_section(
+    folder: AnalysisFolder,
+    name: str,
+    *,
+    drawings: bool = True,
+    skip: Callable[[Block | Picture], bool] | None = None,
+) -> None:
+    """Show a section of the report, its tables folded; nothing where its inputs are missing.
+
+    Args:
+        folder: of the analysis.
+        name: of the section, as in ``SECTIONS``.
+        drawings: whether its figures are shown, too.
+        skip: says which blocks to leave out.
+    """
+    blocks = _blocks(str(folder.path), name, reading.changes(folder)) or ()
+    kept = [block for block in blocks if skip is None or not skip(block)]
+    for block in kept:
+        if isinstance(block, Text):
+            _text(block)
+        elif isinstance(block, Headline):
+            cards([(one.label, one.value, one.detail) for one in block.numbers])
+        elif isinstance(block, Picture) and drawings:
+            st.image(block.png, width=720 if block.narrow else "stretch")
+            st.caption(plain(block.caption))
+    if tables := [block for block in kept if isinstance(block, Table)]:
+        _tables(tables)
+
+
+def _text(block: Text) -> None:
+    words = "\n\n".join(plain(paragraph) for paragraph in block.paragraphs)
+    if block.notice:
+        st.warning(words)
+    else:
+        st.markdown(words)
+
+
+def _tables(tables: Collection[Table]) -> None:
+    with st.expander("The numbers"):
+        for table in tables:
+            st.caption(plain(table.caption))
+            rows = [[_cell(cell) for cell in row] for row in table.rows]
+            names = [name or "–" for name in table.columns]
+            st.dataframe(
+                {name: [row[place] for row in rows] for place, name in enumerate(names)},
+                hide_index=True,
+                height=35 * (min(len(rows), _ROWS_SHOWN) + 1) + 3,
+            )
+
+
+def _cell(text: str) -> str:
+    """Return a cell on one line: what stood smaller below is put in brackets."""
+    first, *rest = text.split("\n")
+    return f"{first} ({' '.join(rest)})" if rest else first
+
+
+# What changed is an argument only so that files written anew are read anew.
+
+
+@st.cache_data(show_spinner="Summarising …", max_entries=32)
+def _blocks(
+    path: str, name: str, changed: tuple[tuple[str, int], ...]
+) -> tuple[Block | Picture, ...] | None:
+    section: Section | None = SECTIONS[name](AnalysisFolder.open(Path(path)))
+    if section is None:
+        return None
+    return tuple(_kept(block) for block in section.blocks)
+
+
+def _kept(block: Block) -> Block | Picture:
+    if isinstance(block, Drawing):
+        return Picture(figure_bytes(block.figure, dpi=_DPI), block.caption, block.narrow)
+    if isinstance(block, Table):
+        return Table(block.caption, block.columns, block.rows, words=block.words)
+    return block
