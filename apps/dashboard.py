@@ -20,6 +20,7 @@ from boneage_xai.errors import BoneAgeError
 from boneage_xai.store import AnalysisFolder
 from reports.wording import RESEARCH_USE, run_name
 
+# Name in the address to title and function; most take the analysis that is looked at.
 PAGES: dict[str, tuple[str, Callable[..., None]]] = {
     "performance": ("Performance", performance.show),
     "case": ("Case", case.show),
@@ -31,10 +32,8 @@ PAGES: dict[str, tuple[str, Callable[..., None]]] = {
     "cohort": ("Cohort", cohort.show),
     "training": ("Training", training.show),
 }
-"""Name in the address to title and function; most take the analysis that is looked at."""
-
+# Their functions take all analyses that were found, too.
 OF_SEVERAL = frozenset({"compare", "training"})
-"""Pages whose function takes all analyses that were found, too."""
 
 
 def main(arguments: list[str]) -> None:

@@ -73,6 +73,12 @@ def test_tables_come_back(tmp_path: Path, name: str) -> None:
     assert back["months"].tolist() == [1.5, 2.0]
 
 
+def test_only_the_columns_asked_for_are_read_where_there(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.parquet", pd.DataFrame({"a": [1], "b": [2.5], "c": ["x"]}))
+    back = read_table(tmp_path / "t.parquet", ["c", "absent", "a"])
+    assert list(back.columns) == ["c", "a"]
+
+
 @pytest.mark.parametrize("name", ["t.parquet", "t.json"])
 def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\xff\xfe{not it")

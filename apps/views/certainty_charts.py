@@ -35,15 +35,15 @@ def calibration_chart(calibration: Mapping[str, Any]) -> alt.LayerChart:
             for number, row in enumerate(calibration["curve"], start=1)
         ]
     )
-    known = curve[["predicted_months", "value", "low", "high"]].astype("float64")
-    scale, ticks = age_scale(list(known.stack()))
+    ends = [curve[name].dropna() for name in ("predicted_months", "value", "low", "high")]
+    scale, ticks = age_scale(pd.concat(ends).to_list())
     axis = alt.Axis(values=ticks)
     x = alt.X("predicted_months:Q", title="predicted bone age (months)", scale=scale, axis=axis)
     y_title = "mean reference bone age (months)"
     picked = alt.selection_point(name=PICKED, fields=["tenth"])
-    ends = pd.DataFrame({"predicted_months": scale.domain, "equal": scale.domain})
+    corners = pd.DataFrame({"predicted_months": scale.domain, "equal": scale.domain})
     layers = alt.layer(
-        alt.Chart(ends)
+        alt.Chart(corners)
         .mark_line(color=NEUTRAL, strokeWidth=1.5)
         .encode(x=x, y=alt.Y("equal:Q", title=y_title, scale=scale, axis=axis))
     )
@@ -99,7 +99,7 @@ def interval_chart(table: pd.DataFrame) -> alt.LayerChart:
         Reference minus prediction against the prediction; cases outside are ringed, and the
         edges of the boys' band are dashed.
     """
-    scale, ticks = age_scale(table["predicted_months"])
+    scale, ticks = age_scale(table["predicted_months"].to_list())
     frame = table.assign(
         beyond_months=table["reference_months"] - table["predicted_months"],
         below=table["low_months"] - table["predicted_months"],
@@ -135,5 +135,4 @@ def interval_chart(table: pd.DataFrame) -> alt.LayerChart:
         alt.Tooltip("high_months:Q", title="interval to", format=".1f"),
     ]
     points = case_points(frame, x, y, tooltip)
-    chart: alt.LayerChart = alt.layer(*bands, outside, points).properties(height=420)
-    return chart
+    return alt.LayerChart(layer=[*bands, outside, points]).properties(height=420)

@@ -209,10 +209,10 @@ def _cases(
         f"Above the line A ({plain(names[0])}) is closer, below it B ({plain(names[1])}). Click a "
         "point to pick its case."
     )
-    offer_case(folder, picked(event), "errors")
+    offer_case(folder, picked(event), "errors", analysis=names[0])
     ordered = both.sort_values("closer_months", key=abs, ascending=False)
     st.markdown("**Where the two differ most**")
-    offer_cases(folder, ordered, "compared", _CASES)
+    offer_cases(folder, ordered, "compared", _CASES, analysis=names[0])
 
 
 def _maps(
@@ -281,7 +281,7 @@ def _maps(
         method,
         case_id,
     )
-    offer_case(folders[0], case_id, "mapped")
+    offer_case(folders[0], case_id, "mapped", analysis=names[0])
 
 
 def _regions(found: Comparison, names: tuple[str, str]) -> None:
@@ -292,11 +292,7 @@ def _regions(found: Comparison, names: tuple[str, str]) -> None:
     methods = list(dict.fromkeys(found.regions["method"]))
     method = preferred_method(methods)
     ours = found.regions[found.regions["method"] == method]
-    st.altair_chart(
-        comparison_charts.shares_chart(
-            ours, (f"A: {names[0]}", f"B: {names[1]}")
-        )
-    )
+    st.altair_chart(comparison_charts.shares_chart(ours, (f"A: {names[0]}", f"B: {names[1]}")))
     st.caption(
         f"{method_name(method)} over {int(ours['n'].max()):,} cases that both explain: each "
         "region's share of the summed magnitudes."

@@ -22,13 +22,13 @@ from boneage_xai.figures.style import SERIES_COLOURS, SEX_NAMES
 
 ALL_SEXES = "girls and boys"
 _FOUND, _NOT_FOUND = f"p < {LEVEL:g} after Holm", "no difference shown"
-_ROW_PX = 24
+_ROW_PX, _REGION_PX = 24, 32
 # Black is the last of the colours and cannot be seen on the dark page.
 _RUN_COLOURS = SERIES_COLOURS[:-1]
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 
 
-def comparison_key(row: Mapping[str, Any]) -> str:
+def comparison_key(row: Mapping[Any, Any]) -> str:
     """Return the name that a group of a comparison has in the address."""
     sex = row["sex"] if row["sex"] in SEX_NAMES else "all"
     age = row["age_from_months"]
@@ -54,7 +54,12 @@ def paired_chart(groups: pd.DataFrame, names: tuple[str, str]) -> alt.LayerChart
         kind=groups["by"].map(kinds),
     ).sort_values(["kind", "age_from_months", "sex"], kind="stable", na_position="first")
     title = f"← {names[0]} closer   MAE difference (months)   {names[1]} closer →"
-    y = alt.Y("label:N", sort=list(shown["label"]), title=None, axis=alt.Axis(labelLimit=200))
+    y = alt.Y(
+        "label:N",
+        sort=list(shown["label"]),
+        title=None,
+        axis=alt.Axis(labelLimit=200, labelOverlap=False),
+    )
     colours = alt.Scale(domain=[ALL_SEXES, *SEX_SCALE.domain], range=[NEUTRAL, *SEX_SCALE.range])
     colour = alt.Color(
         "sex_name:N", scale=colours, legend=alt.Legend(title=None, orient="top", symbolSize=90)
@@ -94,11 +99,11 @@ def paired_chart(groups: pd.DataFrame, names: tuple[str, str]) -> alt.LayerChart
         )
         .add_params(picked)
     )
-    chart: alt.LayerChart = (zero + bars + points).properties(height=_ROW_PX * len(shown) + 90)
+    chart: alt.LayerChart = (zero + bars + points).properties(height=_ROW_PX * len(shown) + 150)
     return chart
 
 
-def group_label(row: Mapping[str, Any]) -> str:
+def group_label(row: Mapping[Any, Any]) -> str:
     """Return what the cases of a group have in common, and their number."""
     sex = SEX_NAMES.get(str(row["sex"]), "")
     low, high = row["age_from_months"], row["age_to_months"]
@@ -155,7 +160,7 @@ def shares_chart(regions: pd.DataFrame, names: tuple[str, str]) -> alt.LayerChar
         ],
         ignore_index=True,
     )
-    y = alt.Y("region:N", sort=order, title=None, axis=alt.Axis(labelLimit=200))
+    y = alt.Y("region:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, labelOverlap=False))
     between = alt.Chart(regions.assign(region=regions["region"].str.replace("_", " "))).mark_rule(
         color=NEUTRAL, strokeWidth=2
     )
@@ -185,7 +190,7 @@ def shares_chart(regions: pd.DataFrame, names: tuple[str, str]) -> alt.LayerChar
         )
     )
     rules = between.encode(x=alt.X("share_a:Q", title=title), x2="share_b:Q", y=y)
-    chart: alt.LayerChart = (rules + points).properties(height=_ROW_PX * len(order) + 80)
+    chart: alt.LayerChart = (rules + points).properties(height=_REGION_PX * len(order) + 130)
     return chart
 
 
@@ -211,7 +216,7 @@ def runs_chart(histories: Mapping[str, pd.DataFrame], column: str, title: str) -
             {"run": name, "epoch": row["epoch"], "value": row[column]}
             for name, history in histories.items()
             if column in history
-            for row in [history.loc[history["val_mae_months"].idxmin()]]
+            for row in [history.iloc[int(history["val_mae_months"].argmin())]]
         ]
     )
     legend = alt.Legend(title=None, orient="top", symbolType="stroke", labelLimit=300, columns=3)
@@ -247,5 +252,5 @@ def runs_chart(histories: Mapping[str, pd.DataFrame], column: str, title: str) -
     return chart
 
 
-def _cycled(values: Sequence[object], n: int) -> list[object]:
+def _cycled(values: Sequence[Any], n: int) -> list[Any]:
     return [values[place % len(values)] for place in range(n)]

@@ -42,13 +42,16 @@ def follow_pick(chart: str, field: str, parameter: str) -> None:
         st.session_state[choice_key(parameter)] = answer
 
 
-def offer_case(folder: AnalysisFolder, case_id: str | None, key: str) -> None:
+def offer_case(
+    folder: AnalysisFolder, case_id: str | None, key: str, *, analysis: str | None = None
+) -> None:
     """Say what is known of a picked case and lead to its page; show nothing without one.
 
     Args:
         folder: of the analysis.
         case_id: the case, None where nothing was picked.
         key: tells one offer on a page from another.
+        analysis: name of the analysis to go to, None stays in the one that is looked at.
     """
     if case_id is None:
         return
@@ -58,7 +61,8 @@ def offer_case(folder: AnalysisFolder, case_id: str | None, key: str) -> None:
         if cases is None or not (cases["case_id"] == case_id).any():
             st.caption("This case was not attributed: there is no map to look at.")
         elif st.button("Look at this case", key=f"open-{key}-{case_id}", type="primary"):
-            go_to(page="case", case=case_id)
+            there = {} if analysis is None else {"analysis": analysis}
+            go_to(page="case", case=case_id, **there)
 
 
 def _described(folder: AnalysisFolder, case_id: str) -> str:
@@ -84,6 +88,7 @@ def offer_cases(
     columns: dict[str, Any] | None = None,
     *,
     parameter: str = "picked",
+    analysis: str | None = None,
 ) -> str | None:
     """Show the cases behind a bar or a row, and lead to the page of one of them.
 
@@ -93,6 +98,7 @@ def offer_cases(
         key: tells one offer on a page from another.
         columns: what is shown of a case and how; None shows prediction and error.
         parameter: name of the choice in the address.
+        analysis: as for ``offer_case``.
 
     Returns:
         The case that is chosen, None where there is none.
@@ -104,7 +110,7 @@ def offer_cases(
     shown = table.drop_duplicates("case_id").head(_MOST)
     ids = [str(one) for one in shown["case_id"]]
     chosen = linked_choice(st.selectbox, f"Case ({len(ids):,})", ids, parameter)
-    offer_case(folder, chosen, key)
+    offer_case(folder, chosen, key, analysis=analysis)
 
     def follow() -> None:
         rows = st.session_state[f"rows-{key}"]["selection"]["rows"]

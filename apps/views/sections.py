@@ -17,6 +17,7 @@ from reports.blocks import Block, Drawing, Headline, Section, Table, Text
 from reports.sections import SECTIONS
 
 _DPI = 130
+_WIDTH_PX, _NARROW_PX = 940, 680
 _ROWS_SHOWN = 12
 
 
@@ -57,7 +58,7 @@ def show_section(
         elif isinstance(block, Headline):
             cards([(one.label, one.value, one.detail) for one in block.numbers])
         elif isinstance(block, Picture) and drawings:
-            st.image(block.png, width=720 if block.narrow else "stretch")
+            st.image(block.png, width=_NARROW_PX if block.narrow else _WIDTH_PX)
             st.caption(plain(block.caption))
     if tables := [block for block in kept if isinstance(block, Table)]:
         _tables(tables)

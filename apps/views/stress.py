@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -119,10 +121,10 @@ def _appearance(folder: AnalysisFolder, table: pd.DataFrame, summary: pd.DataFra
 
 def _headline(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
     hurt = summary[(summary["p_holm"] < LEVEL) & (summary["mae_change_months"] > 0)]
-    far = summary.loc[summary["worst_delta_months"].abs().idxmax()]
+    far = summary.iloc[int(summary["worst_delta_months"].abs().argmax())]
     numbers = []
     if summary["n_labelled"].any():
-        worst = summary.loc[summary["mae_change_months"].idxmax()]
+        worst = summary.iloc[int(summary["mae_change_months"].argmax())]
         span = (
             ""
             if pd.isna(worst["low"])
@@ -151,7 +153,7 @@ def _headline(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
     ]
 
 
-def _label(row: dict[object, object]) -> str:
+def _label(row: Mapping[Any, Any]) -> str:
     return stress_charts.transform_label(str(row["family"]), str(row["parameter"]))
 
 

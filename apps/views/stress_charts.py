@@ -64,10 +64,10 @@ def effects_chart(summary: pd.DataFrame, measure: str) -> alt.LayerChart:
         scale=alt.Scale(type="symlog", constant=1) if bent else alt.Scale(),
         axis=alt.Axis(
             format=".0%" if measure.startswith("moved") else "",
-            **({"values": inside} if bent else {}),
+            values=inside if bent else alt.Undefined,
         ),
     )
-    y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(labelLimit=220))
+    y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(labelLimit=220, labelOverlap=False))
     colours = alt.Scale(domain=list(_VERDICTS), range=list(_VERDICTS.values()))
     colour = alt.Color(
         "verdict:N",
@@ -96,9 +96,7 @@ def effects_chart(summary: pd.DataFrame, measure: str) -> alt.LayerChart:
     points = base.mark_point(size=100, strokeWidth=2).encode(
         x=x,
         color=colour if is_error else alt.value(BLUE),
-        fill=alt.Fill("verdict:N", scale=colours, legend=None)
-        if is_error
-        else alt.value(BLUE),
+        fill=alt.Fill("verdict:N", scale=colours, legend=None) if is_error else alt.value(BLUE),
         fillOpacity=alt.condition(
             "datum.verdict == 'no change shown'", alt.value(0.0), alt.value(1.0)
         )
@@ -108,8 +106,7 @@ def effects_chart(summary: pd.DataFrame, measure: str) -> alt.LayerChart:
         tooltip=tooltip,
     )
     layers.append(points.add_params(picked))
-    chart: alt.LayerChart = alt.layer(*layers).properties(height=_ROW_PX * len(shown) + 90)
-    return chart
+    return alt.LayerChart(layer=layers).properties(height=_ROW_PX * len(shown) + 120)
 
 
 def movement_chart(cases: pd.DataFrame) -> alt.LayerChart:
@@ -121,7 +118,7 @@ def movement_chart(cases: pd.DataFrame) -> alt.LayerChart:
     """
     known = cases["reference_months"].notna().all()
     at = "reference_months" if known else "original_months"
-    scale, ticks = age_scale(cases[at])
+    scale, ticks = age_scale(cases[at].to_list())
     x = alt.X(
         f"{at}:Q",
         title="reference bone age (months)" if known else "predicted bone age as it is (months)",
@@ -196,5 +193,4 @@ def sex_chart(
         ),
         means.mark_rule(color=VERMILLION, strokeWidth=2.5, clip=True).encode(y=y),
     ]
-    chart: alt.LayerChart = alt.layer(*layers).properties(height=380)
-    return chart
+    return alt.LayerChart(layer=layers).properties(height=380)

@@ -106,7 +106,7 @@ def _beside(analyses: Mapping[str, Path]) -> None:
     st.caption("A curve per model; rings mark the epoch whose weights are analysed.")
     rows = []
     for name, history in histories.items():
-        best = history.loc[history["val_mae_months"].idxmin()]
+        best = history.iloc[int(history["val_mae_months"].argmin())]
         learned = folders[name].manifest["run"].get("training") or {}
         rows.append(
             {

@@ -248,9 +248,9 @@ def _control(
     )
     st.caption(
         "A point per map, correlated over squares of the image with the map of a copy whose "
-        "weights are random. Grey mark: mean; orange mark: mean of chance, the control's map of another "
-        f"case; dashed: {TOO_SIMILAR:g}, from which maps hardly depend on what was learnt. Click a "
-        "point to see both maps."
+        "weights are random. Grey mark: mean; orange mark: mean of chance, the control's map of "
+        f"another case; dashed: {TOO_SIMILAR:g}, from which maps hardly depend on what was "
+        "learnt. Click a point to see both maps."
     )
     _both_maps(folder, known)
 

@@ -30,9 +30,9 @@ def _scattered(frame: pd.DataFrame) -> pd.DataFrame:
 def _rows(frame: pd.DataFrame) -> tuple[alt.Y, alt.YOffset, int]:
     names = list(dict.fromkeys(frame["name"]))
     return (
-        alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labelLimit=150)),
+        alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labelLimit=150, labelOverlap=False)),
         alt.YOffset("spread:Q", scale=alt.Scale(domain=[-0.35, 1.35])),
-        _ROW_PX * len(names) + 70,
+        _ROW_PX * len(names) + 110,
     )
 
 
@@ -63,7 +63,7 @@ def completeness_chart(table: pd.DataFrame, measure: str) -> alt.LayerChart | No
         title=MEASURES[measure] + (", logarithmic beyond 0.1" if wide else ""),
         scale=alt.Scale(type="symlog", constant=0.1, zero=True) if wide else alt.Scale(zero=True),
         axis=alt.Axis(
-            **({"values": [0, 0.1, 0.3, 1, 3, 10, 30, 100]} if wide else {}),
+            values=[0, 0.1, 0.3, 1, 3, 10, 30, 100] if wide else alt.Undefined,
             format=".1%" if measure == "map_error_fraction" else "",
         ),
     )
@@ -104,17 +104,31 @@ def completeness_chart(table: pd.DataFrame, measure: str) -> alt.LayerChart | No
         )
         .add_params(picked)
     )
-    return _with_means(shown, points, x, y, height, "median")
+    return _with_middle(shown, points, x, y, offset, height, "median")
 
 
-def _with_means(
-    shown: pd.DataFrame, points: alt.Chart, x: alt.X, y: alt.Y, height: int, statistic: str
+def _with_middle(
+    shown: pd.DataFrame,
+    points: alt.Chart,
+    x: alt.X,
+    y: alt.Y,
+    offset: alt.YOffset,
+    height: int,
+    statistic: str,
 ) -> alt.LayerChart:
-    middles = shown.groupby("name", sort=False)["value"].agg(statistic).reset_index()
+    """Add the middle of each row as a grey mark."""
+    middles = (
+        shown.groupby("name", sort=False)["value"].agg(statistic).reset_index().assign(spread=0.5)
+    )
     ticks = (
         alt.Chart(middles)
-        .mark_tick(color=NEUTRAL, thickness=3, bandSize=46)
-        .encode(x=x, y=y, tooltip=[alt.Tooltip("value:Q", title=statistic, format=".3f")])
+        .mark_point(shape="stroke", angle=90, size=1800, strokeWidth=4, color=NEUTRAL)
+        .encode(
+            x=x,
+            y=y,
+            yOffset=offset,
+            tooltip=[alt.Tooltip("value:Q", title=statistic, format=".3f")],
+        )
     )
     chart: alt.LayerChart = (ticks + points).properties(height=height)
     return chart
@@ -155,15 +169,18 @@ def similarity_chart(
         )
         .add_params(picked)
     )
-    chart = _with_means(shown, points, x, y, height, "mean")
-    chance = shown.groupby("name", sort=False)["chance"].mean().dropna().reset_index()
+    chart = _with_middle(shown, points, x, y, offset, height, "mean")
+    chance = (
+        shown.groupby("name", sort=False)["chance"].mean().dropna().reset_index().assign(spread=0.5)
+    )
     if len(chance):
         chart += (
             alt.Chart(chance)
-            .mark_tick(color=VERMILLION, thickness=3, bandSize=30)
+            .mark_point(shape="stroke", angle=90, size=1000, strokeWidth=4, color=VERMILLION)
             .encode(
                 x=alt.X("chance:Q", title=title),
                 y=y,
+                yOffset=offset,
                 tooltip=[alt.Tooltip("chance:Q", title="mean chance", format="+.2f")],
             )
         )

@@ -18,6 +18,7 @@ from boneage_xai.analysis.comparison import (
     compare,
     compare_errors,
     compare_maps,
+    differences_from_first,
     model_names,
     rank_correlation,
 )
@@ -129,6 +130,31 @@ def test_three_models_make_three_pairs_and_one_correction(tmp_path: Path) -> Non
     np.testing.assert_allclose(overall["p_holm"], holm(overall["p_value"]))
     with pytest.raises(ReportError, match="one pair"):
         paired_errors(groups)
+
+
+def test_differences_from_the_first_are_those_of_the_pairs() -> None:
+    rng = np.random.default_rng(9)
+    frame = references()
+    cases = pd.concat(
+        [
+            frame.assign(model=name, error_months=rng.normal(0, sd, len(frame)))
+            for name, sd in (("first", 10.0), ("wide", 20.0), ("near", 5.0))
+        ],
+        ignore_index=True,
+    )
+    found = differences_from_first(cases, n_resamples=200).set_index("model")
+    assert list(found.index) == ["first", "wide", "near"]
+    assert found.loc["first", ["mae_difference_months", "low", "p_holm"]].isna().all()
+    pairs = compare_errors(cases, n_resamples=200)
+    pairs = pairs[(pairs["by"] == "all") & (pairs["model_a"] == "first")].set_index("model_b")
+    for name in ("wide", "near"):
+        ours, theirs = found.loc[name], pairs.loc[name]
+        assert ours["mae_months"] == pytest.approx(theirs["mae_b_months"])
+        difference = ours["mae_months"] - theirs["mae_a_months"]
+        assert ours["mae_difference_months"] == pytest.approx(difference)
+        assert ours["low"] < ours["mae_difference_months"] < ours["high"]
+    assert list(found["p_holm"].dropna()) == pytest.approx(list(holm(pairs["p_value"])))
+    assert found.loc["near", "high"] < 0 < found.loc["wide", "low"]
 
 
 def test_only_common_cases_are_compared(tmp_path: Path) -> None:

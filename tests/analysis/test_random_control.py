@@ -12,6 +12,7 @@ from boneage_xai.analysis.random_control import (
     CONTROL_FOLDER,
     control_of,
     random_weights_of,
+    similarity_to_control,
     with_random_weights,
 )
 from boneage_xai.analysis.run_analysis import RunOnCohort, attribute_run, evaluate_run, prepare_run
@@ -79,6 +80,14 @@ def test_report_finds_the_control_and_refuses_another(
     values = np.asarray(found.maps()["input_x_gradient"][0])
     assert np.isfinite(values).all()
     assert np.ptp(values) > 0
+    assert similarity_to_control(folder) is None  # the network itself has no maps yet
+    ours = attribute_run(prepared, tmp_path, **options)
+    similar = similarity_to_control(ours)
+    assert similar is not None
+    assert list(similar["method"]) == ["input_x_gradient"] * 2
+    assert set(similar["case_id"]) == set(found.attributions()["case_id"])
+    assert similar["rank_correlation"].between(-1, 1).all()
+    assert similar["rank_correlation"].abs().max() < 0.99  # not the same maps
     manifest = tmp_path / CONTROL_FOLDER / "analysis.json"
     content = read_json(manifest)
     content["run"]["random_weights"]["copy_of"] = "ffffffffffff"

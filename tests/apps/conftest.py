@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
+import apps.dashboard as dashboard
 from analysis_fixture import analysis_folder, analysis_template
 from apps.cli import main
 
@@ -27,5 +30,20 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
         except SystemExit as end:
             return int(end.code or 0)
         return 0
+
+    return run
+
+
+@pytest.fixture
+def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
+    """Return a function that runs the dashboard as streamlit would."""
+    script = str(dashboard.__file__)
+
+    def run(*arguments: Path, **parameters: str) -> AppTest:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        app = AppTest.from_file(script, default_timeout=60)
+        for name, value in parameters.items():
+            app.query_params[name] = value
+        return app.run()
 
     return run

@@ -29,20 +29,6 @@ SCRIPT = Path(dashboard.__file__)
 STRANGE = "../../$\\frac$ [a](http://evil.example) *b*"
 
 
-@pytest.fixture
-def open_page(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function that runs the dashboard as streamlit would."""
-
-    def run(*arguments: Path, **parameters: str) -> AppTest:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-        app = AppTest.from_file(str(SCRIPT), default_timeout=60)
-        for name, value in parameters.items():
-            app.query_params[name] = value
-        return app.run()
-
-    return run
-
-
 def _text(app: AppTest) -> str:
     parts = [*app.title, *app.header, *app.subheader, *app.markdown, *app.caption, *app.info]
     return "\n".join(str(part.value) for part in [*parts, *app.error, *app.warning])
@@ -279,14 +265,17 @@ def _free_port() -> int:
 
 @pytest.fixture
 def served(analysis_folder: Path, tmp_path: Path) -> Iterator[str]:
-    """Return the address of a dashboard that runs as a user runs it."""
+    """Return the address of a dashboard on two analyses that runs as a user runs it."""
+    several = tmp_path / "several"
+    for name in ("one", "other"):
+        shutil.copytree(analysis_folder, several / name)
     port = _free_port()
     command = [sys.executable, "-m", "streamlit", "run", str(SCRIPT)]
     command += ["--server.port", str(port), "--server.address", "127.0.0.1"]
     command += ["--server.headless", "true", "--browser.gatherUsageStats", "false"]
     with (tmp_path / "server.log").open("wb") as log:
         server = subprocess.Popen(
-            [*command, "--", str(analysis_folder)], stdout=log, stderr=log, cwd=tmp_path
+            [*command, "--", str(several)], stdout=log, stderr=log, cwd=tmp_path
         )
         try:
             address = f"http://127.0.0.1:{port}"
@@ -336,6 +325,10 @@ def test_pages_in_a_real_browser(browser: Any, served: str, tmp_path: Path) -> N
     for page, (needed, words) in {
         "performance": ("canvas, svg.marks", "Performance"),
         "case": ("[data-testid='stImage'] img", "Case"),
+        "regions": ("[data-testid='stImage'] img", "Regions by age and sex"),
+        "trust": ("canvas, svg.marks", "Can these maps be trusted?"),
+        "stress": ("canvas, svg.marks", "Stress"),
+        "compare": ("canvas, svg.marks", "Compare"),
         "cohort": ("canvas, svg.marks", "Who was analysed"),
         "training": ("canvas, svg.marks", "Training"),
     }.items():
