@@ -242,7 +242,7 @@ def _maps(
             )
         )
     st.altair_chart(
-        trust_charts.similarity_chart(found.maps, "rank correlation of the two maps of a case"),
+        trust_charts.similarity_chart(found.maps, "rank correlation of both maps"),
         on_select=lambda: follow_pick("maps-chart", "case_id", "mapped"),
         key="maps-chart",
     )

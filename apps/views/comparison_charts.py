@@ -53,7 +53,7 @@ def paired_chart(groups: pd.DataFrame, names: tuple[str, str]) -> alt.LayerChart
         verdict=np.where(groups["p_holm"] < LEVEL, _FOUND, _NOT_FOUND),
         kind=groups["by"].map(kinds),
     ).sort_values(["kind", "age_from_months", "sex"], kind="stable", na_position="first")
-    title = f"← {names[0]} closer   MAE difference (months)   {names[1]} closer →"
+    title = f"← {names[0]} closer, months, {names[1]} closer →"
     y = alt.Y(
         "label:N",
         sort=list(shown["label"]),
@@ -62,7 +62,9 @@ def paired_chart(groups: pd.DataFrame, names: tuple[str, str]) -> alt.LayerChart
     )
     colours = alt.Scale(domain=[ALL_SEXES, *SEX_SCALE.domain], range=[NEUTRAL, *SEX_SCALE.range])
     colour = alt.Color(
-        "sex_name:N", scale=colours, legend=alt.Legend(title=None, orient="top", symbolSize=90)
+        "sex_name:N",
+        scale=colours,
+        legend=alt.Legend(title=None, orient="top", symbolSize=90, columns=1),
     )
     picked = alt.selection_point(name=PICKED, fields=["group"])
     zero = (
@@ -83,7 +85,7 @@ def paired_chart(groups: pd.DataFrame, names: tuple[str, str]) -> alt.LayerChart
             shape=alt.Shape(
                 "sex_name:N",
                 scale=alt.Scale(domain=colours.domain, range=["diamond", "circle", "square"]),
-                legend=alt.Legend(title=None, orient="top", symbolSize=90),
+                legend=alt.Legend(title=None, orient="top", symbolSize=90, columns=1),
             ),
             opacity=alt.condition(picked, alt.value(1.0), alt.value(0.3)),
             tooltip=[

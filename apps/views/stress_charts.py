@@ -15,6 +15,12 @@ MEASURES = {
     "mean_absolute_delta_months": "mean size of the movement (months)",
     "moved_over_12_months": "share of cases that move by more than 12 months",
 }
+# Short, so that they fit beside long labels on a telephone.
+_AXIS_TITLES = {
+    "mae_change_months": "change of MAE (months)",
+    "mean_absolute_delta_months": "movement (months)",
+    "moved_over_12_months": "share of cases",
+}
 _VERDICTS = {"larger error": VERMILLION, "smaller error": BLUE, "no change shown": NEUTRAL}
 _TICKS = [-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100]
 _ROW_PX = 22
@@ -60,10 +66,10 @@ def effects_chart(summary: pd.DataFrame, measure: str) -> alt.LayerChart:
     inside = [one for one in _TICKS if ends.min() - 1 <= one <= ends.max() + 1]
     x = alt.X(
         "value:Q",
-        title=MEASURES[measure] + (", logarithmic beyond ±1" if bent else ""),
+        title=_AXIS_TITLES[measure] + (", log beyond ±1" if bent else ""),
         scale=alt.Scale(type="symlog", constant=1) if bent else alt.Scale(),
         axis=alt.Axis(
-            format=".0%" if measure.startswith("moved") else "",
+            format=".0%" if measure.startswith("moved") else ".3~g",
             values=inside if bent else alt.Undefined,
         ),
     )
@@ -72,7 +78,7 @@ def effects_chart(summary: pd.DataFrame, measure: str) -> alt.LayerChart:
     colour = alt.Color(
         "verdict:N",
         scale=colours,
-        legend=alt.Legend(title=None, orient="top") if is_error else None,
+        legend=alt.Legend(title=None, orient="top", columns=1) if is_error else None,
     )
     picked = alt.selection_point(name=PICKED, fields=["transform"])
     tooltip = [
@@ -90,7 +96,7 @@ def effects_chart(summary: pd.DataFrame, measure: str) -> alt.LayerChart:
     if is_error:
         layers.append(
             base.mark_rule(strokeWidth=2).encode(
-                x=alt.X("low:Q", title=MEASURES[measure]), x2="high:Q", color=colour
+                x=alt.X("low:Q", title=_AXIS_TITLES[measure]), x2="high:Q", color=colour
             )
         )
     points = base.mark_point(size=100, strokeWidth=2).encode(

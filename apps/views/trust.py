@@ -240,7 +240,7 @@ def _control(
     st.altair_chart(
         trust_charts.similarity_chart(
             similarity,
-            "rank correlation with the control's map of the same case",
+            "rank correlation with the control",
             too_similar=TOO_SIMILAR,
         ),
         on_select=lambda: follow_pick("control-chart", "case_id", "control"),

@@ -15,6 +15,12 @@ MEASURES = {
     "map_error_fraction": "estimated error of integration, share of the map's magnitude",
     "nodes": "gradients computed along the path",
 }
+# Short, so that they fit on a telephone.
+_AXIS_TITLES = {
+    "absolute_gap_months": "gap (months)",
+    "map_error_fraction": "error of integration",
+    "nodes": "gradients",
+}
 _WITHIN, _BEYOND = "within tolerance", "beyond tolerance"
 _ROW_PX = 90
 
@@ -60,11 +66,11 @@ def completeness_chart(table: pd.DataFrame, measure: str) -> alt.LayerChart | No
     )
     x = alt.X(
         "value:Q",
-        title=MEASURES[measure] + (", logarithmic beyond 0.1" if wide else ""),
+        title=_AXIS_TITLES[measure] + (", log beyond 0.1" if wide else ""),
         scale=alt.Scale(type="symlog", constant=0.1, zero=True) if wide else alt.Scale(zero=True),
         axis=alt.Axis(
             values=[0, 0.1, 0.3, 1, 3, 10, 30, 100] if wide else alt.Undefined,
-            format=".1%" if measure == "map_error_fraction" else "",
+            format=".1%" if measure == "map_error_fraction" else ".3~g",
         ),
     )
     picked = alt.selection_point(name=PICKED, fields=["case_id"])
@@ -92,12 +98,12 @@ def completeness_chart(table: pd.DataFrame, measure: str) -> alt.LayerChart | No
             color=alt.Color(
                 "verdict:N",
                 scale=alt.Scale(domain=[_WITHIN, _BEYOND], range=[BLUE, VERMILLION]),
-                legend=alt.Legend(title=None, orient="top", symbolSize=90),
+                legend=alt.Legend(title=None, orient="top", symbolSize=90, columns=1),
             ),
             shape=alt.Shape(
                 "verdict:N",
                 scale=alt.Scale(domain=[_WITHIN, _BEYOND], range=["circle", "diamond"]),
-                legend=alt.Legend(title=None, orient="top", symbolSize=90),
+                legend=alt.Legend(title=None, orient="top", symbolSize=90, columns=1),
             ),
             opacity=alt.condition(picked, alt.value(0.75), alt.value(0.15)),
             tooltip=tooltip,

@@ -41,7 +41,7 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
 
     def run(*arguments: Path, **parameters: str) -> AppTest:
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        app = AppTest.from_file(script, default_timeout=60)
+        app = AppTest.from_file(script, default_timeout=240)
         for name, value in parameters.items():
             app.query_params[name] = value
         return app.run()

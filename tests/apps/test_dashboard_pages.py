@@ -250,13 +250,13 @@ def test_views_of_performance(
 
 
 def test_a_bin_leads_to_its_cases(open_page: Open, analysis_folder: Path) -> None:
-    app = open_page(analysis_folder, page="performance", view="groups", group="F-120-156")
+    app = open_page(analysis_folder, page="performance", view="groups", group="F-96-132")
     assert not app.exception
     cases = app.dataframe[0].value
     assert set(cases["sex"]) == {"F"}
-    assert cases["reference_months"].between(120, 156, inclusive="left").all()
+    assert cases["reference_months"].between(96, 132, inclusive="left").all()
     every = AnalysisFolder.open(analysis_folder).predictions()
-    expected = every[(every["sex"] == "F") & every["reference_months"].between(120, 155.99)]
+    expected = every[(every["sex"] == "F") & every["reference_months"].between(96, 131.99)]
     assert set(cases["case_id"]) == set(expected["case_id"])
     assert cases["error_months"].abs().is_monotonic_decreasing
     assert app.selectbox(key="choice-picked").value == cases["case_id"].iloc[0]
