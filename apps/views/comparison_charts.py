@@ -101,7 +101,7 @@ def paired_chart(groups: pd.DataFrame, names: tuple[str, str]) -> alt.LayerChart
         )
         .add_params(picked)
     )
-    chart: alt.LayerChart = (zero + bars + points).properties(height=_ROW_PX * len(shown) + 150)
+    chart: alt.LayerChart = (zero + bars + points).properties(height=_ROW_PX * len(shown) + 190)
     return chart
 
 

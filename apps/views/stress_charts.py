@@ -112,7 +112,7 @@ def effects_chart(summary: pd.DataFrame, measure: str) -> alt.LayerChart:
         tooltip=tooltip,
     )
     layers.append(points.add_params(picked))
-    return alt.LayerChart(layer=layers).properties(height=_ROW_PX * len(shown) + 120)
+    return alt.LayerChart(layer=layers).properties(height=_ROW_PX * len(shown) + 170)
 
 
 def movement_chart(cases: pd.DataFrame) -> alt.LayerChart:
@@ -158,7 +158,7 @@ def sex_chart(
     """
     scale, _ = age_scale([*table["as_girl_months"], *milestones["girls_months"]])
     low, high = scale.domain
-    age_title = "answer as a girl's, or girls' age at the milestone (months)"
+    age_title = "answer as a girl's (months)"
     x = alt.X(
         "as_girl_months:Q",
         title=age_title,
