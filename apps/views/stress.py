@@ -237,8 +237,8 @@ def _sex(folder: AnalysisFolder, table: pd.DataFrame) -> None:
     st.caption(
         "Points: each radiograph, read as a boy's minus as a girl's. Bars: means by age with 95% "
         "intervals. Green crosses: milestones of a centre of the hand at the girls' age, and how "
-        "many months later boys pass them – approximate medians of other children, so that only the "
-        "order of size and the course over age can be compared. Click a point to pick its case."
+        "many months later boys pass them – approximate medians of other children, so that only "
+        "the order of size and the course over age can be compared. Click a point to pick its case."
     )
     offer_case(folder, picked(event), "sex")
     if not errors.empty:
