@@ -205,7 +205,12 @@ def subgroup_chart(
     share = metric.startswith(("within_", "coverage", "significant"))
     picked = alt.selection_point(name=PICKED, fields=["group"])
     base = alt.Chart(frame).encode(
-        x=alt.X("ages:N", sort=order, title=f"{ages} (months)", axis=alt.Axis(labelAngle=-35)),
+        x=alt.X(
+            "ages:N",
+            sort=order,
+            title=f"{ages} (months)",
+            axis=alt.Axis(labelAngle=-35, labelOverlap=False),
+        ),
         xOffset=alt.XOffset("sex_name:N", sort=list(SEX_NAMES.values())),
         color=sex_colour(),
         tooltip=[

@@ -290,7 +290,7 @@ def served(analysis_folder: Path, tmp_path: Path) -> Iterator[str]:
             yield address
         finally:
             server.terminate()
-            server.wait(10)
+            server.wait(60)
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 def test_pages_in_a_real_browser(browser: Any, served: str, tmp_path: Path) -> None:
-    wait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait(browser, 60)
+    wait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait(browser, 240)
 
     def see(selector: str) -> Any:
         return wait.until(lambda b: b.find_elements("css selector", selector))
