@@ -114,25 +114,37 @@ def test_a_control_of_another_network_is_not_used(open_page: Open, analysis_fold
 
 
 @pytest.mark.parametrize(
-    ("page", "file", "command"),
+    ("page", "made_by"),
     [
-        ("trust", "attributions.parquet", "attribute runs/toy --data"),
-        ("trust", "occlusion.parquet", "occlude runs/toy --data"),
-        ("trust", "shortcuts.json", "shortcuts runs/toy --data"),
-        ("trust", "scoreboard.parquet", "benchmark-methods runs/toy --data PHANTOMS"),
-        ("trust", "interventions.parquet", "intervene runs/toy --data PHANTOMS"),
-        ("stress", "stress.parquet", "stress runs/toy --data"),
-        ("stress", "sex_effect.parquet", "sex-effect runs/toy --data"),
+        (
+            "trust",
+            {
+                "attributions.parquet": "attribute runs/toy --data",
+                "occlusion.parquet": "occlude runs/toy --data",
+                "shortcuts.json": "shortcuts runs/toy --data",
+                "scoreboard.parquet": "benchmark-methods runs/toy --data PHANTOMS",
+                "interventions.parquet": "intervene runs/toy --data PHANTOMS",
+            },
+        ),
+        (
+            "stress",
+            {
+                "stress.parquet": "stress runs/toy --data",
+                "sex_effect.parquet": "sex-effect runs/toy --data",
+            },
+        ),
     ],
 )
 def test_what_is_missing_names_its_command(
-    open_page: Open, analysis_folder: Path, page: str, file: str, command: str
+    open_page: Open, analysis_folder: Path, page: str, made_by: dict[str, str]
 ) -> None:
-    (analysis_folder / file).unlink()
+    for file in made_by:
+        (analysis_folder / file).unlink()
     app = open_page(analysis_folder, page=page)
     assert not app.exception
     assert not app.error
-    assert any(f"boneage-xai {command}" in one for one in commands(app))
+    for command in made_by.values():
+        assert any(f"boneage-xai {command}" in one for one in commands(app))
 
 
 def test_commands_are_filled_in_and_quoted(analysis_folder: Path) -> None:
@@ -310,12 +322,11 @@ def test_training_lays_runs_over_each_other(open_page: Open, two: Path) -> None:
 
 def test_strange_case_ids_are_text_on_every_page(open_page: Open, analysis_folder: Path) -> None:
     add_control(analysis_folder)
-    for page in ("trust", "stress"):
-        for strange in (STRANGE, MALICIOUS):
-            app = open_page(analysis_folder, page=page, picked=strange, control=strange)
-            assert not app.exception
-            assert f"**Case {plain(strange)}**" in text(app)
-            assert strange not in text(app)
+    for page, strange in (("trust", STRANGE), ("stress", MALICIOUS)):
+        app = open_page(analysis_folder, page=page, picked=strange, control=strange)
+        assert not app.exception
+        assert f"**Case {plain(strange)}**" in text(app)
+        assert strange not in text(app)
 
 
 def test_largest_magnitudes_come_first() -> None:
