@@ -12,8 +12,17 @@ from pathlib import Path
 
 import streamlit as st
 
-from apps.views import case, cohort, performance, regions, training, try_it
-from apps.views import case, cohort, compare, performance, regions, stress, training, trust
+from apps.views import (
+    case,
+    cohort,
+    compare,
+    performance,
+    regions,
+    stress,
+    training,
+    trust,
+    try_it,
+)
 from apps.views.folders import DEMO, HOW_TO_BEGIN, find_analyses
 from apps.views.links import linked_choice, plain
 from boneage_xai.errors import BoneAgeError
@@ -74,7 +83,6 @@ def _show(arguments: list[str]) -> None:
     st.caption(f":material/science: **{RESEARCH_USE}**")
     if page != "try_it":
         try_it.forget()
-    PAGES[page][1](folder)
     draw = PAGES[page][1]
     if page in OF_SEVERAL:
         draw(folder, analyses)

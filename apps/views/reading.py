@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 import streamlit as st
 
-from boneage_xai.analysis.neighbours import NEIGHBOUR_TABLE
 from boneage_xai.analysis.completeness import COMPLETENESS_COLUMNS, with_tolerance
+from boneage_xai.analysis.neighbours import NEIGHBOUR_TABLE
 from boneage_xai.analysis.occlusion_agreement import compared
 from boneage_xai.analysis.random_control import CONTROL_FOLDER
 from boneage_xai.analysis.random_control import similarity_to_control as similarity_to_control_of
@@ -172,6 +172,8 @@ def interval(folder: AnalysisFolder, case_id: str) -> tuple[float, float, float]
     one = found.iloc[0]
     low, high = float(one["low_months"]), float(one["high_months"])
     return (low, high, coverage) if np.isfinite([low, high]).all() else None
+
+
 def map_row(folder: AnalysisFolder, case_id: str) -> int | None:
     """Return the row of a case in the arrays of maps, None where it has none."""
     return _map_rows(str(folder.path), _maps_changed(folder)).get(case_id)
@@ -234,23 +236,33 @@ def _intervals(path: str, changed: int) -> tuple[pd.DataFrame, float | None]:
     folder = AnalysisFolder.open(Path(path))
     settings = (folder.intervals() or {}).get("settings") or {}
     return read_table(folder.path / "intervals.parquet"), settings.get("coverage")
+
+
 @st.cache_data(show_spinner=False, max_entries=32)
 def _table(
     path: str, name: str, columns: tuple[str, ...] | None, changed: int
 ) -> pd.DataFrame | None:
     file = Path(path) / name
     return read_table(file, columns) if file.is_file() else None
+
+
 @st.cache_data(show_spinner="Summarising the stress test …", max_entries=4)
 def _stress(path: str, changed: int) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     found = AnalysisFolder.open(Path(path)).stress()
     return None if found is None or found.empty else (found, summarise_stress(found))
+
+
 @st.cache_data(show_spinner=False, max_entries=4)
 def _stress_examples(path: str, changed: int) -> list[StressExample]:
     file = Path(path) / EXAMPLES_FILE
     return read_examples(file) if file.is_file() else []
+
+
 @st.cache_data(show_spinner="Comparing maps with the control …", max_entries=4)
 def _similarity_to_control(path: str, changed: tuple[tuple[str, int], ...]) -> pd.DataFrame | None:
     return similarity_to_control_of(AnalysisFolder.open(Path(path)))
+
+
 @st.cache_data(show_spinner="Comparing maps with removal …", max_entries=4)
 def _removal_verdicts(path: str, changed: tuple[tuple[str, int], ...]) -> pd.DataFrame | None:
     return compared(AnalysisFolder.open(Path(path))).verdicts
