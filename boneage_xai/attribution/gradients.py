@@ -11,8 +11,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from boneage_xai.attribution.forward import months, untouched
 
-# On a processor throughput no longer grows beyond about this many images a step.
+# On a processor throughput no longer grows beyond about this many images a step, nor, with four,
+# beyond this much for their activations.
 CPU_BATCH = 16
+_CPU_ENOUGH_BYTES = 2**27
+_CPU_FEW = 4
 GPU_BATCH = 64
 # Gradient and reordered copies of the largest activation live beside what is kept.
 _TRANSIENT = 3
@@ -115,5 +118,8 @@ def fitting_batch(network: nn.Module, image: Tensor, is_male: Tensor, budget_byt
     Returns:
         At least 1, also where a single image exceeds the budget.
     """
-    most = CPU_BATCH if image.device.type == "cpu" else GPU_BATCH
-    return max(1, min(most, budget_bytes // max(1, bytes_per_image(network, image, is_male))))
+    each = max(1, bytes_per_image(network, image, is_male))
+    most = GPU_BATCH
+    if image.device.type == "cpu":
+        most = min(CPU_BATCH, max(_CPU_FEW, _CPU_ENOUGH_BYTES // each))
+    return max(1, min(most, budget_bytes // each))

@@ -47,7 +47,6 @@ _DECODE_ERRORS = (
     MemoryError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
 
@@ -168,6 +167,11 @@ def _read_raster(path: Path, file_format: str, *, content: bytes | None = None) 
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 ImageOps.exif_transpose(image, in_place=True)
             pixels = _grey(path, image, file_format)
+    except Image.DecompressionBombError as error:
+        # Pillow refuses the largest before their size can be asked for.
+        raise DataError(
+            f"{path}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, found many more"
+        ) from error
     except _DECODE_ERRORS as error:
         reason = str(error) or type(error).__name__
         if content is not None and isinstance(error, UnidentifiedImageError):

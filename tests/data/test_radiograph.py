@@ -226,13 +226,13 @@ def test_a_decompression_bomb_is_refused_before_decoding(
         read_radiograph(tmp_path / "a.png")
 
 
-def test_pillow_bomb_error_is_told(tmp_path: Path) -> None:
+def test_what_pillow_refuses_as_a_bomb_is_told(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png")
     content = bytearray((tmp_path / "a.png").read_bytes())
     content[16:24] = struct.pack(">II", 20000, 20000)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match="decompression bomb"):
+    with pytest.raises(DataError, match="at most 100 megapixels, found many more"):
         read_radiograph(tmp_path / "a.png")
 
 
