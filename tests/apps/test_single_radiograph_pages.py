@@ -191,8 +191,10 @@ def test_a_radiograph_is_tried_in_a_real_browser(
         def until(words: str) -> None:
             wait.until(lambda _: words in body(), words)
 
-        def press(beginning: str) -> None:
-            path = f"//button[starts-with(normalize-space(.), '{beginning}')]"
+        def press(label: str) -> None:
+            # Streamlit has a Stop of its own above the page, and icons put their names first.
+            main = "//*[@data-testid='stMain']"
+            path = f"{main}//button[contains(normalize-space(.), '{label}')]"
 
             def pressed(_: Any) -> bool:
                 # The page may be drawn anew between finding a button and pressing it.
@@ -204,7 +206,7 @@ def test_a_radiograph_is_tried_in_a_real_browser(
                     return False
                 return True
 
-            wait.until(pressed, f"a button {beginning!r}")
+            wait.until(pressed, f"a button {label!r}")
 
         def give(path: Path) -> None:
             browser.find_element("css selector", "input[type='file']").send_keys(str(path))
