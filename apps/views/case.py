@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from apps.views import charts, explaining, live, pictures, reading
+from apps.views import explaining, live, pictures, reading, region_charts
 from apps.views.cards import ATTRIBUTE, cards, missing
 from apps.views.links import choice_key, linked_choice, linked_number, plain
 from boneage_xai.analysis.single_reading import regions_seen
@@ -203,7 +203,7 @@ def _regions(folder: AnalysisFolder, case_id: str, method: str) -> None:
     if ours.empty:
         return
     st.markdown("**What each region of the hand adds**")
-    st.altair_chart(charts.region_chart(ours, "younger  ←  months  →  older"))
+    st.altair_chart(region_charts.region_chart(ours, "younger  ←  months  →  older"))
 
 
 def _activations(

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from boneage_xai.figures.style import (
-    OLDER_COLOUR,
     SEX_COLOURS,
     SEX_NAMES,
     VERMILLION,
@@ -18,7 +17,6 @@ from boneage_xai.figures.style import (
     age_limits,
     month_ticks,
 )
-from boneage_xai.regions.removable import control_of
 
 SEX_SCALE = alt.Scale(
     domain=list(SEX_NAMES.values()), range=[SEX_COLOURS[code] for code in SEX_NAMES]
@@ -327,102 +325,4 @@ def learning_chart(history: pd.DataFrame) -> alt.LayerChart:
         .encode(x="epoch:Q", y="val_mae_months:Q")
     )
     chart: alt.LayerChart = (lines + ring).properties(height=380)
-    return chart
-
-
-def region_chart(regions: pd.DataFrame, title: str) -> alt.LayerChart:
-    """Draw the signed months of each region of one case or their mean, largest on top."""
-    frame = regions.assign(
-        region=regions["region"].str.replace("_", " "),
-        magnitude=regions["signed_months"].abs(),
-        text=[f"{value:+.1f}".replace("-", "−") for value in regions["signed_months"]],
-    )
-    order = list(frame.sort_values("magnitude", ascending=False)["region"])
-    reach = 1.35 * float(frame["magnitude"].max() or 1.0)
-    y = alt.Y("region:N", sort=order, title=None, axis=alt.Axis(labelLimit=220))
-    x = alt.X(
-        "signed_months:Q",
-        title=title,
-        scale=alt.Scale(domain=[-reach, reach], nice=False),
-    )
-    bars = (
-        alt.Chart(frame)
-        .mark_bar(height={"band": 0.75})
-        .encode(
-            x=x,
-            y=y,
-            color=alt.condition(
-                "datum.signed_months >= 0", alt.value(OLDER_COLOUR), alt.value(YOUNGER_COLOUR)
-            ),
-            tooltip=[
-                alt.Tooltip("region:N"),
-                alt.Tooltip("signed_months:Q", title="signed, months", format="+.2f"),
-                alt.Tooltip("absolute_months:Q", title="magnitude, months", format=".2f"),
-                alt.Tooltip("area_fraction:Q", title="share of the image", format=".1%"),
-            ],
-        )
-    )
-    text = alt.Chart(frame).encode(x=x, y=y, text="text:N")
-    older = text.transform_filter("datum.signed_months >= 0")
-    younger = text.transform_filter("datum.signed_months < 0")
-    chart: alt.LayerChart = (
-        bars
-        + older.mark_text(align="left", dx=4, color=NEUTRAL)
-        + younger.mark_text(align="right", dx=-4, color=NEUTRAL)
-    ).properties(height=26 * len(frame) + 50)
-    return chart
-
-
-def erased_chart(table: pd.DataFrame) -> alt.LayerChart:
-    """Draw what the prediction does without each region, and a ring for its moved shape.
-
-    Args:
-        table: of ``erase_in_turn``; controls are matched to their regions by name.
-    """
-    deltas = dict(zip(table["region"], table["delta_months"], strict=True))
-    regions = table[table["kind"] == "region"]
-    frame = pd.DataFrame(
-        {
-            "region": regions["region"].str.replace("_", " "),
-            "delta_months": regions["delta_months"],
-            "moved_months": [deltas.get(control_of(name), np.nan) for name in regions["region"]],
-            "area_fraction": regions["area_fraction"],
-        }
-    )
-    frame["magnitude"] = frame["delta_months"].abs()
-    order = list(frame.sort_values("magnitude", ascending=False)["region"])
-    largest = frame[["delta_months", "moved_months"]].abs().max().max()
-    reach = 1.15 * float(largest or 1.0)
-    x = alt.X(
-        "delta_months:Q",
-        title="younger  ←  change of the prediction, months  →  older",
-        scale=alt.Scale(domain=[-reach, reach], nice=False),
-    )
-    y = alt.Y("region:N", sort=order, title=None, axis=alt.Axis(labelLimit=220))
-    tooltip = [
-        alt.Tooltip("region:N"),
-        alt.Tooltip("delta_months:Q", title="without it, months", format="+.2f"),
-        alt.Tooltip("moved_months:Q", title="without the moved shape, months", format="+.2f"),
-        alt.Tooltip("area_fraction:Q", title="share of the image", format=".1%"),
-    ]
-    bars = (
-        alt.Chart(frame)
-        .mark_bar(height={"band": 0.75})
-        .encode(
-            x=x,
-            y=y,
-            color=alt.condition(
-                "datum.delta_months >= 0", alt.value(OLDER_COLOUR), alt.value(YOUNGER_COLOUR)
-            ),
-            tooltip=tooltip,
-        )
-    )
-    rings = (
-        alt.Chart(frame.dropna(subset=["moved_months"]))
-        .mark_point(
-            size=90, filled=True, fill="#FFFFFF", stroke="#333333", strokeWidth=1.5, opacity=1
-        )
-        .encode(x="moved_months:Q", y=y, tooltip=tooltip)
-    )
-    chart: alt.LayerChart = (bars + rings).properties(height=26 * len(frame) + 50)
     return chart

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from apps.views import charts, live, pictures
+from apps.views import live, pictures, region_charts
 from apps.views.links import linked_choice, plain
 from boneage_xai.analysis.neighbours import (
     TrainingFeatures,
@@ -125,7 +125,7 @@ def erasing(folder: AnalysisFolder, subject: Subject) -> None:
         lock=loaded.lock,
     )
     if every is not None:
-        st.altair_chart(charts.erased_chart(every))
+        st.altair_chart(region_charts.erased_chart(every))
         st.caption(
             f"Change of the prediction without each region ({FILL_WORDS.get(fill, fill)}), months. "
             "A region whose bar is longer than that of its moved shape (ring) matters to the "

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from apps.options import UPLOAD_LIMIT_MB
-from apps.views import charts, explaining, live, pictures, reading
+from apps.views import explaining, live, pictures, reading, region_charts
 from apps.views.cards import cards
 from apps.views.links import linked_number, plain
 from boneage_xai.analysis.recorded_run import recorded_settings
@@ -281,7 +281,7 @@ def _months_by_region(folder: AnalysisFolder, explained: AttributedMap, regions:
     )
     table: pd.DataFrame = months_by_region(explained.map_months, regions)
     st.markdown("**What each region of the hand adds**")
-    st.altair_chart(charts.region_chart(table, "younger  ←  months  →  older"))
+    st.altair_chart(region_charts.region_chart(table, "younger  ←  months  →  older"))
 
 
 def _not_found(found: HandRegions) -> None:
