@@ -4,54 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_type_hints
 
 import numpy as np
 import pandas as pd
-import pydicom
 import pytest
+from command_line import TINY, Run, assert_one_sentence, trained
 from PIL import Image
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.stats import spearmanr
 
-from apps.cli import main
 from apps.runs import attribute
 from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.attribution.methods import METHODS
-from boneage_xai.store import read_json, write_json
+from boneage_xai.store import read_json
 
-TINY = [
-    "--set", "preprocessing.size_px=48",
-    "--set", "architecture.backbone=squeezenet1_1",
-    "--set", "training.batch_size=8",
-    "--set", "training.epochs=1",
-    "--set", "training.stages=[]",
-    "--set", "training.precision=float32",
-]  # fmt: skip
-
-Run = Callable[..., int]
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("BONEAGE_XAI_CACHE", str(tmp_path_factory.getbasetemp() / "cli-cache"))
-
-
-@pytest.fixture(scope="module")
-def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("cli") / "run"
-    arguments = ["train", "demo", "--data", str(phantoms), "--out", str(out), *TINY]
-    arguments += ["--cache", str(tmp_path_factory.getbasetemp() / "cli-cache")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["boneage-xai", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-    assert not end.value.code
-    return out
+__all__ = ["trained"]
 
 
 def test_the_main_job(
@@ -198,174 +166,6 @@ def test_cohort_describes_and_lists(
     assert cli("cohort", phantoms, "--sheet", tmp_path / "sheet.png") == 0
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
     assert "0 errors" in capsys.readouterr().out
-
-
-def test_a_source_with_problems_is_refused_or_skipped_on_request(
-    cli: Run, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = tmp_path / "bad"
-    shutil.copytree(phantoms, source)
-    table = source / "boneage-training-dataset.csv"
-    lines = table.read_text().splitlines()
-    table.write_text("\n".join([*lines, "9001,120,maybe", "9002,120,True"]) + "\n")
-    out = tmp_path / "run"
-    train = ["train", "demo", "--data", source, "--out", out, *TINY]
-    assert cli(*train) == 2
-    assert_one_sentence(capsys.readouterr().err, "9001")
-    assert not out.exists()
-    assert cli("cohort", source, "--no-images") == 2
-    listed = capsys.readouterr().out
-    assert "9001" in listed
-    assert "9002" in listed
-    assert cli(*train, "--skip-problems") == 0
-    assert read_json(out / "run.json")["data"]["skipped_problem_rows"] == 2
-
-
-def assert_one_sentence(stderr: str, named: str) -> None:
-    lines = [line for line in stderr.splitlines() if "error:" in line]
-    assert len(lines) == 1, stderr
-    assert named in lines[0]
-    assert "Traceback" not in stderr
-
-
-def one_case(folder: Path, suffix: str, sex: str = "True") -> Path:
-    images = folder / "boneage-training-dataset"
-    images.mkdir(parents=True)
-    table = folder / "boneage-training-dataset.csv"
-    table.write_text(f"id,boneage,male\n1,120,{sex}\n2,100,False\n3,80,True\n")
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
-    for other in (2, 3):
-        Image.fromarray(noise).save(images / f"{other}.png")
-    return images / f"1{suffix}"
-
-
-def truncated_png(folder: Path) -> None:
-    path = one_case(folder, ".png")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:900])
-
-
-def text_named_png(folder: Path) -> None:
-    one_case(folder, ".png").write_text("this is not an image")
-
-
-def dicom_without_pixels(folder: Path) -> None:
-    dataset = pydicom.Dataset()
-    dataset.SOPClassUID = ComputedRadiographyImageStorage
-    dataset.SOPInstanceUID = generate_uid()
-    dataset.PatientSex = "M"
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.save_as(one_case(folder, ".dcm"), enforce_file_format=True)
-
-
-def missing_image(folder: Path) -> None:
-    one_case(folder, ".png")
-
-
-def unknown_sex(folder: Path) -> None:
-    path = one_case(folder, ".png", sex="X")
-    Image.fromarray(np.zeros((64, 64), dtype=np.uint8)).save(path)
-
-
-@pytest.mark.parametrize(
-    ("make", "named"),
-    [
-        (truncated_png, "1.png"),
-        (text_named_png, "1.png"),
-        (dicom_without_pixels, "1.dcm"),
-        (missing_image, "case 1"),
-        (unknown_sex, "case 1"),
-    ],
-)
-def test_bad_data_is_one_sentence_and_nothing_is_written(
-    cli: Run,
-    make: Callable[[Path], None],
-    named: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    make(tmp_path / "data")
-    out = tmp_path / "run"
-    assert cli("train", "demo", "--data", tmp_path / "data", "--out", out, *TINY) == 2
-    assert_one_sentence(capsys.readouterr().err, named)
-    assert not out.exists()
-    assert cli("cohort", tmp_path / "data") == 2
-    assert named in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["train", "cpu-smal", "--data", "PHANTOMS", "--out", "OUT"], "cpu-smal"),
-        (
-            ["train", "demo", "--data", "PHANTOMS", "--out", "OUT", "--set", "training.epoch=1"],
-            "unknown key training.epoch",
-        ),
-        (["train", "demo", "--data", "nowhere", "--out", "OUT"], "nowhere"),
-        (["train", "demo", "--data", "PHANTOMS", "--out", "OUT", "--column", "age"], "ROLE=HEADER"),
-        (["evaluate", "nowhere", "--data", "PHANTOMS", "--out", "OUT"], "nowhere"),
-        (["predict", "RUN", "nowhere.png", "--sex", "F"], "nowhere.png"),
-        (["report", "PHANTOMS"], "analysis"),
-        (["report", "RUN", "--out", "RUN"], "analysis"),
-        (["demo", "--out", "FILE"], "expected a new folder"),
-        (
-            ["train", "demo", "--data", "PHANTOMS", "--out", "FILE"],
-            "expected a new or empty folder",
-        ),
-        (["phantom", "PHANTOMS", "--n", "1"], "exists already"),
-        (["phantom", "OUT", "--n", "1", "--without", "dust"], "dust"),
-        (
-            [
-                "phantom",
-                "OUT",
-                "--n",
-                "1",
-                "--without",
-                "marker",
-                "--fault",
-                "marker_brightness_encodes_age",
-            ],
-            "marker on",
-        ),
-        (["intervene", "RUN", "--data", "RUN", "--out", "OUT"], "no phantom.json"),
-        (["demo", "--out", "RUN"], "expected a new folder"),
-        (
-            ["attribute", "RUN", "--data", "PHANTOMS", "--out", "OUT", "--method", "magic"],
-            "magic",
-        ),
-    ],
-)
-def test_mistakes_are_one_sentence(
-    cli: Run,
-    arguments: list[str],
-    named: str,
-    trained: Path,
-    phantoms: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (tmp_path / "file").write_text("")
-    places = {
-        "PHANTOMS": phantoms,
-        "OUT": tmp_path / "out",
-        "RUN": trained,
-        "FILE": tmp_path / "file",
-    }
-    assert cli(*[places.get(argument, argument) for argument in arguments]) == 2
-    assert_one_sentence(capsys.readouterr().err, named)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_run_of_another_version_is_refused(
-    cli: Run, trained: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("engine"))
-    write_json(tmp_path / "run" / "run.json", {**read_json(trained / "run.json"), "version": 99})
-    out = tmp_path / "out"
-    assert cli("evaluate", tmp_path / "run", "--data", phantoms, "--out", out) == 2
-    assert_one_sentence(capsys.readouterr().err, "version 99")
-    assert not out.exists()
 
 
 def test_phantoms_as_asked_for(

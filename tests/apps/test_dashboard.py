@@ -2,12 +2,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +18,7 @@ from boneage_xai.errors import ReportError
 from boneage_xai.figures.attribution import shared_limit_months, smoothed_months
 from boneage_xai.figures.overlay import analysis_limit_months, overlay_pixels
 from boneage_xai.store import AnalysisFolder
+from browsing import chromium, serving
 
 SCRIPT = Path(dashboard.__file__)
 STRANGE = "../../$\\frac$ [a](http://evil.example) *b*"
@@ -257,63 +252,20 @@ def test_scale_is_that_of_all_maps(analysis_folder: Path) -> None:
     assert analysis_limit_months(maps, "integrated_gradients") == pytest.approx(expected)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def served(analysis_folder: Path, tmp_path: Path) -> Iterator[str]:
-    """Return the address of a dashboard on two analyses that runs as a user runs it."""
+    """Return the address of a dashboard on two analyses."""
     several = tmp_path / "several"
     for name in ("one", "other"):
         shutil.copytree(analysis_folder, several / name)
-    port = _free_port()
-    command = [sys.executable, "-m", "streamlit", "run", str(SCRIPT)]
-    command += ["--server.port", str(port), "--server.address", "127.0.0.1"]
-    command += ["--server.headless", "true", "--browser.gatherUsageStats", "false"]
-    with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, "--", str(several)], stdout=log, stderr=log, cwd=tmp_path
-        )
-        try:
-            address = f"http://127.0.0.1:{port}"
-            for _ in range(240):
-                try:
-                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
-                    break
-                except (urllib.error.URLError, OSError):
-                    time.sleep(0.25)
-            else:
-                pytest.fail((tmp_path / "server.log").read_text(encoding="utf-8"))
-            yield address
-        finally:
-            server.terminate()
-            server.wait(60)
+    with serving(several, tmp_path) as (address, _):
+        yield address
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver found: pages are not looked at in a browser")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--window-size=1440,900", f"--user-data-dir={tmp_path / 'profile'}",
-    ):  # fmt: skip
-        options.add_argument(flag)
-    service = webdriver.ChromeService(driver)
-    opened = webdriver.Chrome(options=options, service=service)
-    try:
+    with chromium(tmp_path / "profile") as opened:
         yield opened
-    finally:
-        opened.quit()
 
 
 def test_pages_in_a_real_browser(browser: Any, served: str, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 import shlex
 import shutil
 from html.parser import HTMLParser
@@ -20,15 +19,12 @@ from boneage_xai.attribution.interface import BaselineName
 from boneage_xai.errors import DataError, ReportError
 from boneage_xai.store import AnalysisFolder, read_json, write_json, write_table
 from reports.commands import commands
-from reports.examples import attributed_cases, examples
 from reports.report import write_report
 from reports.sections import ADDED_BY, SECTIONS
 from reports.wording import (
     baseline_sentences,
     baseline_words,
-    estimate_text,
     months,
-    performance_sentences,
 )
 
 MALICIOUS = "<script>alert('x')</script>"
@@ -398,67 +394,3 @@ def test_folders_of_earlier_versions_are_reported(analysis_folder: Path) -> None
     text = Page(write_report(analysis_folder).read_text(encoding="utf-8")).text
     assert "that for a black image (the baseline)" in text
     assert "Telling the network the other sex" not in text
-
-
-def test_examples_are_spread_and_hold_the_largest_error() -> None:
-    n = 40
-    cases = pd.DataFrame(
-        {
-            "row": range(n),
-            "case_id": [str(i) for i in range(n)],
-            "sex": ["F", "M"] * (n // 2),
-            "reference_months": np.linspace(10, 210, n),
-            "predicted_months": np.linspace(10, 210, n),
-            "error_months": np.where(np.arange(n) == 39, -50.0, 1.0),
-        }
-    )
-    chosen = examples(cases, typical=6, worst=1)
-    assert len(chosen) == chosen["case_id"].nunique() == 7
-    spread = chosen.head(6)
-    assert list(spread["sex"].value_counts()) == [3, 3]
-    assert spread["reference_months"].is_monotonic_increasing
-    assert spread["reference_months"].min() < 60 < 150 < spread["reference_months"].max()
-    assert chosen["case_id"].iloc[-1] == "39"
-
-
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_examples_of_few_cases_are_all_of_them_once(analysis_folder: Path, n: int) -> None:
-    cases = attributed_cases(AnalysisFolder.open(analysis_folder))
-    assert cases is not None
-    chosen = examples(cases.head(n))
-    assert sorted(chosen["row"]) == list(range(n))
-
-
-@pytest.mark.parametrize(
-    ("value", "signed", "text"),
-    [(4.25, False, "4.2"), (-3.0, False, "−3.0"), (2.0, True, "+2.0"), (-0.01, True, "0.0"),
-     (None, True, "–")],
-)  # fmt: skip
-def test_months_as_text(value: float | None, signed: bool, text: str) -> None:
-    assert months(value, signed=signed) == text
-
-
-def test_estimates_as_text() -> None:
-    share = {"value": 0.5, "low": 0.25, "high": 0.75}
-    assert estimate_text("within_12_months", share) == ("50%", "25% to 75%")
-    assert estimate_text("bias_months", {"value": 1.0, "low": -1.0, "high": 2.0}) == (
-        "+1.0",
-        "−1.0 to +2.0",
-    )
-    assert estimate_text("mae_months", {"value": 1.0, "low": None, "high": None}) == ("1.0", "")
-
-
-@pytest.mark.parametrize(
-    ("slope", "words"),
-    [
-        ((-0.1, -0.2, -0.05), "towards the middle"),
-        ((0.1, 0.05, 0.2), "overstates the spread"),
-        ((0.01, -0.1, 0.1), "no trend over age"),
-    ],
-)
-def test_trend_is_told_by_the_interval_of_the_slope(
-    analysis_folder: Path, slope: tuple[float, float, float], words: str
-) -> None:
-    metrics = AnalysisFolder.open(analysis_folder).metrics()
-    metrics["agreement"]["slope"] = dict(zip(("value", "low", "high"), slope, strict=True))
-    assert re.search(words, " ".join(performance_sentences(metrics, "toy")))

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from boneage_xai.store import AnalysisFolder
+from reports.wording import estimate_text, months, performance_sentences
+
+
+@pytest.mark.parametrize(
+    ("value", "signed", "text"),
+    [(4.25, False, "4.2"), (-3.0, False, "−3.0"), (2.0, True, "+2.0"), (-0.01, True, "0.0"),
+     (None, True, "–")],
+)  # fmt: skip
+def test_months_as_text(value: float | None, signed: bool, text: str) -> None:
+    assert months(value, signed=signed) == text
+
+
+def test_estimates_as_text() -> None:
+    share = {"value": 0.5, "low": 0.25, "high": 0.75}
+    assert estimate_text("within_12_months", share) == ("50%", "25% to 75%")
+    assert estimate_text("bias_months", {"value": 1.0, "low": -1.0, "high": 2.0}) == (
+        "+1.0",
+        "−1.0 to +2.0",
+    )
+    assert estimate_text("mae_months", {"value": 1.0, "low": None, "high": None}) == ("1.0", "")
+
+
+@pytest.mark.parametrize(
+    ("slope", "words"),
+    [
+        ((-0.1, -0.2, -0.05), "towards the middle"),
+        ((0.1, 0.05, 0.2), "overstates the spread"),
+        ((0.01, -0.1, 0.1), "no trend over age"),
+    ],
+)
+def test_trend_is_told_by_the_interval_of_the_slope(
+    analysis_folder: Path, slope: tuple[float, float, float], words: str
+) -> None:
+    metrics = AnalysisFolder.open(analysis_folder).metrics()
+    metrics["agreement"]["slope"] = dict(zip(("value", "low", "high"), slope, strict=True))
+    assert re.search(words, " ".join(performance_sentences(metrics, "toy")))
