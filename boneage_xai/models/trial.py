@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
 from boneage_xai.errors import CheckpointError
 from boneage_xai.models.adapter import ExternalModel, check_output
+
+logger = logging.getLogger(__name__)
 
 # How far answers may differ by rounding, between batches of different sizes.
 _ROUNDING_MONTHS = 0.01
@@ -36,7 +40,8 @@ def takes(model: ExternalModel, n: int, where: str) -> bool:
             output = model.output(images[:n], is_male[:n])
             check_output(output, n, model.card.output, where)
     # A network of someone else's may refuse in any way.
-    except Exception:
+    except Exception as refusal:
+        logger.info("%s: not taken %d at once (%s)", where, n, first_line(refusal))
         try:
             with torch.no_grad():
                 output = model.output(images[:1], is_male[:1])
@@ -118,7 +123,8 @@ def gradients_flow(model: ExternalModel) -> bool:
                 return False
             (slope,) = torch.autograd.grad(months.sum(), start, allow_unused=True)
     # A network of someone else's may not be differentiable in any of many ways.
-    except Exception:
+    except Exception as refusal:
+        logger.info("%s cannot be differentiated (%s)", model.card.name, first_line(refusal))
         return False
     return slope is not None
 
