@@ -8,6 +8,7 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -185,31 +186,40 @@ def test_a_radiograph_is_tried_in_a_real_browser(
     ):
         wait = wait_for(browser, WAIT_S)
 
-        def body() -> str:
-            return str(browser.find_element("css selector", "[data-testid='stMain']").text)
+        def retried(act: Callable[[], Any], what: str) -> None:
+            """Act until it comes true: a page may be drawn anew between a look and a touch."""
 
-        def until(words: str) -> None:
-            wait.until(lambda _: words in body(), words)
-
-        def press(label: str) -> None:
-            # Streamlit has a Stop of its own above the page, and icons put their names first.
-            main = "//*[@data-testid='stMain']"
-            path = f"{main}//button[contains(normalize-space(.), '{label}')]"
-
-            def pressed(_: Any) -> bool:
-                # The page may be drawn anew between finding a button and pressing it.
+            def acted(_: Any) -> bool:
                 try:
-                    button = browser.find_elements("xpath", path)[-1]
-                    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
-                    button.click()
+                    return act() is not False
                 except (IndexError, exceptions.WebDriverException):
                     return False
-                return True
 
-            wait.until(pressed, f"a button {label!r}")
+            wait.until(acted, what)
+
+        def until(words: str) -> None:
+            main = "[data-testid='stMain']"
+            retried(lambda: words in browser.find_element("css selector", main).text, words)
+
+        def touch(path: str) -> None:
+            # Streamlit has a Stop of its own above the page, and icons put their names first.
+            def touched() -> None:
+                found = browser.find_elements("xpath", f"//*[@data-testid='stMain']{path}")[-1]
+                browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
+                found.click()
+
+            retried(touched, path)
+
+        def press(label: str) -> None:
+            touch(f"//button[contains(normalize-space(.), '{label}')]")
 
         def give(path: Path) -> None:
-            browser.find_element("css selector", "input[type='file']").send_keys(str(path))
+            retried(
+                lambda: browser.find_element("css selector", "input[type='file']").send_keys(
+                    str(path)
+                ),
+                f"a place for {path.name}",
+            )
 
         # From a link to a case, its overlay, and a region that is taken out.
         browser.get(f"{address}/?analysis=quick&page=case&opacity=40&region=radius")
@@ -225,7 +235,7 @@ def test_a_radiograph_is_tried_in_a_real_browser(
         until("Drop a radiograph")
         give(strange)
         until("Say whether it is a girl or a boy")
-        browser.find_element("xpath", "//label[contains(., 'girl')]").click()
+        touch("//label[contains(., 'girl')]")
         until("Bone age as a girl")
         until("90% interval")
         press("Explain")
@@ -261,7 +271,7 @@ def test_a_radiograph_is_tried_in_a_real_browser(
         until("Drop a radiograph")
         give(strange)
         until("Say whether it is a girl or a boy")
-        browser.find_element("xpath", "//label[contains(., 'boy')]").click()
+        touch("//label[contains(., 'boy')]")
         until("Bone age as a boy")
         press("Explain")
         until("of 200,000")
