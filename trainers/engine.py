@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from boneage_xai.analysis.baselines import Baselines, fit_baselines
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
@@ -37,7 +37,7 @@ from boneage_xai.models.regressor import BoneAgeRegressor
 from boneage_xai.predict import evaluation_mode, predict_pixels
 from boneage_xai.store import read_json, read_table, write_bytes, write_json, write_table
 from boneage_xai.types import Cohort
-from trainers.averaging import warmed_up_average
+from trainers.averaging import AveragedWeights
 from trainers.feeding import CachedRadiographs, make_loader
 from trainers.history import EpochReport, HistoryWriter, StepReport
 from trainers.module import BoneAgeTraining
@@ -224,7 +224,7 @@ def _fit(
         HistoryWriter(out / "history.csv", recipe, on_epoch, on_step)
     ]
     if settings.ema_decay is not None:
-        callbacks.append(WeightAveraging(multi_avg_fn=warmed_up_average(settings.ema_decay)))
+        callbacks.append(AveragedWeights(settings.ema_decay))
     if settings.early_stopping_patience is not None:
         callbacks.append(
             EarlyStopping("val_mae_months", patience=settings.early_stopping_patience, mode="min")
@@ -243,6 +243,7 @@ def _fit(
         use_distributed_sampler=False,
         default_root_dir=out,
         devices=1,
+        benchmark=torch.cuda.is_available(),
     )
     module.to(memory_format=torch.channels_last)
     last = engine / "last.ckpt"
@@ -322,7 +323,10 @@ def _finish(
     baselines: Baselines,
 ) -> None:
     rows = cache.rows([case.case_id for case in held_out])
+    # Lightning leaves the network on the processor.
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
     predicted = predict_pixels(network, cache.pixels, held_out.is_male(), rows=rows)
+    network.cpu()
     val_mae_months = float(np.abs(predicted - held_out.bone_ages_months()).mean())
     if not np.isfinite(val_mae_months):
         raise DataError(

@@ -76,7 +76,8 @@ def make_loader(cases: CachedRadiographs, batch_size: int, seed: int | None) -> 
     """Return batches in random order (training) or, without a seed, in the given order.
 
     Training drops the last incomplete batch, whose BatchNorm statistics would be noisy,
-    unless it is the only one.
+    unless it is the only one. Where there is a GPU, batches lie in pinned memory, from which they
+    travel while it computes.
     """
     return DataLoader(
         cases,
@@ -85,6 +86,7 @@ def make_loader(cases: CachedRadiographs, batch_size: int, seed: int | None) -> 
         drop_last=seed is not None and len(cases) > batch_size,
         collate_fn=_already_a_batch,
         num_workers=0,
+        pin_memory=torch.cuda.is_available(),
     )
 
 

@@ -31,6 +31,9 @@ class BoneAgeTraining(lightning.LightningModule):
         self.network = network
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
+        self._raw = network.raw
+        if recipe.training.compiled:
+            self._raw = torch.compile(network.raw, dynamic=False)
 
     def _prepared(self, pixels: Tensor) -> Tensor:
         images = pixels.unsqueeze(1).float().div_(255)
@@ -49,7 +52,7 @@ class BoneAgeTraining(lightning.LightningModule):
         torch.manual_seed(hash(position) & 0x7FFFFFFFFFFFFFFF)
         pixels, is_male, bone_age_months = batch
         images = augment(self._prepared(pixels), self.recipe.augmentation)
-        raw = self.network.raw(images.contiguous(memory_format=torch.channels_last), is_male)
+        raw = self._raw(images.contiguous(memory_format=torch.channels_last), is_male)
         predicted = self.network.months(raw)
         loss = self._loss(raw, predicted, bone_age_months)
         self._log("train", loss, predicted, bone_age_months)
