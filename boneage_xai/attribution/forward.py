@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,33 @@ from boneage_xai.errors import AttributionError
 
 
 @contextmanager
+def in_full_float32() -> Iterator[None]:
+    """Keep cuDNN from rounding float32 to TensorFloat-32, as it does unless told otherwise.
+
+    Maps of a GPU would differ from those of a processor by more than the tolerance of their
+    integration, and bfloat16, which is faster, would be checked against them.
+    """
+    convolutions: Any = getattr(torch.backends.cudnn, "conv", None)
+    exact: str | bool
+    if convolutions is None:  # PyTorch before 2.9
+        owner, name, exact = torch.backends.cudnn, "allow_tf32", False
+    else:
+        owner, name, exact = convolutions, "fp32_precision", "ieee"
+    before = getattr(owner, name)
+    setattr(owner, name, exact)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextmanager
 def untouched(network: nn.Module) -> Iterator[None]:
     """Put a network into evaluation with frozen parameters, and restore it whatever happens.
 
     Inside, no BatchNorm statistic changes, dropout is off, parameters collect no gradient
-    and gradients with respect to inputs work even if the caller has switched them off.
+    gradients with respect to inputs work even if the caller has switched them off, and a GPU
+    computes float32 in full.
     Afterwards each module's mode, each parameter's ``requires_grad`` and torch's random
     state are as before.
 
@@ -45,6 +68,7 @@ def untouched(network: nn.Module) -> Iterator[None]:
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
+            in_full_float32(),
             torch.random.fork_rng(devices=cuda),
         ):
             yield

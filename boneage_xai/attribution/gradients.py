@@ -16,7 +16,7 @@ from boneage_xai.attribution.forward import months, untouched
 CPU_BATCH = 16
 _CPU_ENOUGH_BYTES = 2**27
 _CPU_FEW = 4
-GPU_BATCH = 64
+GPU_BATCH = 256
 # Gradient and reordered copies of the largest activation live beside what is kept.
 _TRANSIENT = 3
 

@@ -116,6 +116,29 @@ def test_the_adaptive_map_is_captums_with_many_nodes(
         assert error < 0.01
 
 
+def test_lanes_share_the_cases_and_change_nothing(
+    disc_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    network, (images, sexes) = frozen_copy(disc_network).double(), disc_cases
+    images, sexes, told = images.double(), sexes.double(), list[int]()
+    alone = integrate_batch(network, images, black(images), sexes, SETTINGS, batch_size=8)
+    shared = integrate_batch(
+        network,
+        images,
+        black(images),
+        sexes,
+        SETTINGS,
+        batch_size=8,
+        lanes=3,
+        on_gradients=told.append,
+    )
+    for one, other in zip(alone, shared, strict=True):
+        np.testing.assert_allclose(one.map_months, other.map_months, atol=1e-9)
+        assert (one.nodes, one.converged) == (other.nodes, other.converged)
+    assert told == sorted(told)
+    assert told[-1] == sum(integral.nodes for integral in shared)
+
+
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
