@@ -3,7 +3,8 @@
 For every seed a cohort of phantoms with all ordinary nuisances is drawn, and again with each
 fault laid over the same pictures. ``--part data`` audits each of these cohorts by itself.
 ``--part network`` trains a small network on the clean cohort and one on that whose marker tells
-the age, and audits both. A line is added to ``OUT/PART.jsonl`` for every cohort, those that are
+the age, and audits both; ``--weights`` takes a run to begin from, since few phantoms do not teach
+a network to read ages. A line is added to ``OUT/PART.jsonl`` for every cohort, those that are
 there already are not done again, and counts over all lines are printed in the end.
 
     python benchmarks/shortcuts.py --part data --seeds 1 20 --out audits
@@ -63,7 +64,6 @@ FOUND_BY: dict[str, set[tuple[str, str]]] = {
 }
 RECIPE = (
     "preprocessing.size_px=64",
-    "architecture.dropout=0.0",
     "augmentation.horizontal_flip=false",
     "augmentation.rotation_degrees=0",
     "augmentation.zoom=[1.0, 1.0]",
@@ -83,6 +83,7 @@ class Options:
     epochs: int
     learning_rate: float
     batch_size: int
+    weights: str
 
 
 def planted_pixels(drawing: Drawing, case: PhantomCase, arm: str) -> FloatImage:
@@ -166,6 +167,7 @@ def audit_network(
         f"training.learning_rate={options.learning_rate}",
         f"training.batch_size={options.batch_size}",
         f"training.seed={seed}",
+        f"initialisation.weights={options.weights}",
     ]
     recipe = load_recipe("phantom", settings)
     # Decoded in this process, so that the benchmark stays on one core.
@@ -220,6 +222,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--weights", default="none", help="run of the same backbone")
     given = parser.parse_args()
     options = Options(
         given.cases,
@@ -228,6 +231,7 @@ def main() -> None:
         given.epochs,
         given.learning_rate,
         given.batch_size,
+        given.weights,
     )
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / f"{given.part}.jsonl"
