@@ -243,7 +243,6 @@ def _fit(
         use_distributed_sampler=False,
         default_root_dir=out,
         devices=1,
-        benchmark=torch.cuda.is_available(),
     )
     module.to(memory_format=torch.channels_last)
     last = engine / "last.ckpt"
