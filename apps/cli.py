@@ -45,7 +45,7 @@ from apps.sources import one_cohort, parse_columns, say_cohorts
 from apps.stress import stress
 from boneage_xai import __version__
 from boneage_xai.data.cohort import inspect_images, read_source, select_cohort
-from boneage_xai.errors import BoneAgeError
+from boneage_xai.errors import BoneAgeError, ConfigError
 
 app = typer.Typer(
     name="boneage-xai",
@@ -231,16 +231,45 @@ app.command()(compare)
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Analysis folder.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="[default: DIR/report.html]")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="[default: DIR/report.html, DIR/report.pdf, or the folder DIR/cases]",
+        ),
     ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings",
+            metavar="FILE.toml",
+            help="`sections = [...]` to show, in order, and `title`; see docs/report.md.",
+        ),
+    ] = None,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="As PDF; needs the extra `pdf` and Pango.")
+    ] = False,
+    cases: Annotated[
+        bool,
+        typer.Option("--cases", help="A page for each attributed case instead, with a list."),
+    ] = False,
 ) -> None:
     """Write a self-contained HTML report of an analysis folder.
 
     Example: boneage-xai report analyses/cpu-small
     """
-    from reports.report import write_report
+    from reports.case_pages import write_case_pages
+    from reports.report import load_report_settings, write_report
 
-    say(f"{write_report(folder, out)}")
+    if cases:
+        if pdf or settings is not None:
+            raise ConfigError("--cases: expected neither --pdf nor --settings beside it")
+        with bars("Writing") as (writing,):
+            target, n = write_case_pages(folder, out, progress=writing)
+        say(f"{target}: {n:,} cases; begin with {target / 'index.html'}")
+        return
+    chosen = None if settings is None else load_report_settings(settings)
+    say(f"{write_report(folder, out, chosen, pdf=pdf)}")
 
 
 @app.command()

@@ -44,7 +44,7 @@ from boneage_xai.phantom.cohorts import (
 )
 from boneage_xai.phantom.faults import Fault, overlay
 from boneage_xai.phantom.rendering import Drawing, draw
-from boneage_xai.phantom.settings import PhantomSettings
+from boneage_xai.phantom.settings import NUISANCES, PhantomSettings
 from boneage_xai.store import read_json, write_json
 from boneage_xai.types import FloatImage
 from trainers.engine import train
@@ -102,10 +102,9 @@ def planted_pixels(drawing: Drawing, case: PhantomCase, arm: str) -> FloatImage:
 
 
 def write_arms(
-    folder: Path, arms: tuple[str, ...], seed: int, cases: int, size_px: int
+    folder: Path, arms: tuple[str, ...], seed: int, cases: int, settings: PhantomSettings
 ) -> dict[str, Path]:
     """Write a cohort per arm, with region maps."""
-    settings = PhantomSettings(size_px=size_px)
     drawn = {
         arm: draw_cases(cases, seed, faults=() if arm == CLEAN else (Fault(arm),)) for arm in arms
     }
@@ -222,6 +221,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--without", nargs="*", default=[], metavar="NUISANCE", choices=NUISANCES)
     parser.add_argument("--weights", default="none", help="run of the same backbone")
     given = parser.parse_args()
     options = Options(
@@ -233,6 +233,7 @@ def main() -> None:
         given.batch_size,
         given.weights,
     )
+    settings = PhantomSettings(size_px=given.size, **dict.fromkeys(given.without, False))
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / f"{given.part}.jsonl"
     done = {(row["seed"], row["arm"]) for row in lines(file)}
@@ -242,7 +243,7 @@ def main() -> None:
             continue
         work = Path(tempfile.mkdtemp(prefix="shortcuts."))
         try:
-            sources = write_arms(work / "cohorts", arms, seed, given.cases, given.size)
+            sources = write_arms(work / "cohorts", arms, seed, given.cases, settings)
             for arm, source in sources.items():
                 started = time.perf_counter()
                 row = {"seed": seed, "arm": str(arm), "cases": given.cases}

@@ -61,6 +61,9 @@ def test_the_main_job(
     assert "pictures changed" in capsys.readouterr().out
     assert cli("report", out, "--out", tmp_path / "r.html") == 0
     assert (tmp_path / "r.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert cli("report", out, "--cases", "--out", tmp_path / "cases") == 0
+    assert "index.html" in capsys.readouterr().out
+    assert cli("report", out, "--cases", "--pdf") == 2
     image = next((phantoms / "boneage-training-dataset").glob("*.png"))
     capsys.readouterr()
     assert cli("predict", trained, image, "--sex", "F", "--json") == 0

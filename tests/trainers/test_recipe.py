@@ -23,6 +23,7 @@ def test_all_arms_are_shipped() -> None:
         "demo",
         "phantom",
         "phantom-clean",
+        "strong",
     }
 
 
