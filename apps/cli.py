@@ -25,6 +25,7 @@ from apps.console import (
     say_table,
 )
 from apps.ensembles import ensemble
+from apps.exports import export
 from apps.failures import failures
 from apps.neighbours import neighbours
 from apps.occlusion import occlude
@@ -225,6 +226,7 @@ app.command()(sex_effect)
 app.command()(stress)
 app.command()(failures)
 app.command()(compare)
+app.command()(export)
 
 
 @app.command()

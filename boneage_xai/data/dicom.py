@@ -174,6 +174,20 @@ def dicom_header(path: Path | str) -> tuple[Sex | None, float | None, str]:
             ) from error
 
 
+def dicom_dataset(path: Path | str) -> FileDataset:
+    """Read all elements of a DICOM file but its pixels.
+
+    Args:
+        path: file to read.
+
+    Raises:
+        DataError: not a DICOM file that can be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _read_dataset(Path(path), with_pixels=False)
+
+
 def _read_dataset(path: Path, *, with_pixels: bool, content: bytes | None = None) -> FileDataset:
     if content is None and path.is_dir():
         raise DataError(f"{path}: expected a DICOM file, found a folder")

@@ -1,0 +1,77 @@
+"""The command that writes an analysis for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from apps.console import bars, note, say, say_json
+from apps.options import ColumnOption, DataOption, JsonOption, SkipOption
+from apps.sources import one_cohort
+from boneage_xai.store import AnalysisFolder
+
+
+def export(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Analysis folder with attributions.")
+    ],
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="New folder to write.")],
+    file_format: Annotated[
+        Literal["dicom"],
+        typer.Option(
+            "--format",
+            help="dicom: Parametric Maps and Segmentations, as identifying as their sources, "
+            "whose patient and study they repeat.",
+        ),
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="Attribution method, repeatable. [default: all computed]"),
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option("--case", metavar="ID", help="Case, repeatable. [default: all attributed]"),
+    ] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option("--regions", metavar="DIR", help="Region maps that `attribute` was given."),
+    ] = None,
+    column: ColumnOption = None,
+    skip_problems: SkipOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write attribution maps and regions at the size of the radiographs, for other tools.
+
+    Example: boneage-xai export analyses/cpu-small --data ~/rsna --out exports --format dicom
+
+    Values are months per source pixel and add up to the map's sum.
+    """
+    from boneage_xai.export.analysis_export import export_analysis
+    from boneage_xai.regions.cohort_regions import with_regions
+
+    analysis = AnalysisFolder.open(folder)
+    cohort, _ = one_cohort(data, column, skip_problems, analysis.manifest["data"].get("cohort"))
+    if regions is not None:
+        cohort = with_regions(cohort, regions)
+    with bars("Exporting", quiet=as_json) as (exporting,):
+        index = export_analysis(
+            analysis,
+            cohort,
+            out,
+            file_format,
+            methods=method,
+            case_ids=case,
+            progress=exporting,
+        )
+    if as_json:
+        say_json(index)
+        return
+    n_files = sum(len(one["files"]) for one in index["cases"].values())
+    if file_format == "dicom":
+        note(
+            "note: the objects repeat patient and study of their sources, and identify as these do"
+        )
+    say(f"{out}: {n_files} files of {len(index['cases'])} cases; export.json lists them")
