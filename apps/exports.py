@@ -20,11 +20,12 @@ def export(
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="New folder to write.")],
     file_format: Annotated[
-        Literal["dicom"],
+        Literal["dicom", "nifti", "png"],
         typer.Option(
             "--format",
             help="dicom: Parametric Maps and Segmentations, as identifying as their sources, "
-            "whose patient and study they repeat.",
+            "whose patient and study they repeat; nifti: maps and labels with a JSON; png: maps "
+            "over the radiographs.",
         ),
     ],
     method: Annotated[
@@ -47,7 +48,7 @@ def export(
 
     Example: boneage-xai export analyses/cpu-small --data ~/rsna --out exports --format dicom
 
-    Values are months per source pixel and add up to the map's sum.
+    Values are months per source pixel and add up to the map's sum; a PNG is for the eye.
     """
     from boneage_xai.export.analysis_export import export_analysis
     from boneage_xai.regions.cohort_regions import with_regions

@@ -12,32 +12,42 @@ from boneage_xai import __version__
 from boneage_xai.export.cases import ExportedCase, attributed_cases, read_cases, unit_of
 from boneage_xai.export.dicom import DicomWriter
 from boneage_xai.export.file_names import safe_file_names
+from boneage_xai.export.nifti import NiftiWriter
+from boneage_xai.export.overlays import OverlayWriter
 from boneage_xai.export.source_grid import months_in_padding
 from boneage_xai.store import AnalysisFolder, staged_folder, write_json
 from boneage_xai.types import Case, Cohort
 
-FormatName = Literal["dicom"]
+FormatName = Literal["dicom", "nifti", "png"]
 INDEX_FILE = "export.json"
 
 Progress = Callable[[int, int], None]
 
 
 class CaseWriter(Protocol):
-    """What writes the files of one case after the other."""
+    """What writes the files of one case after the other.
+
+    ``facts`` are what all its files have in common, for ``export.json``.
+    """
+
+    facts: Mapping[str, Any]
 
     def __call__(self, exported: ExportedCase, folder: Path, stem: str) -> Mapping[str, str]:
         """Write a case's files into a folder, their names beginning with ``stem``.
 
         Returns:
-            File name by what it holds: a method, or ``regions``.
+            File name by what it holds: a method, ``regions``, or ``description``.
         """
         ...
 
 
-WRITERS: Mapping[str, Callable[[AnalysisFolder, Sequence[Case]], CaseWriter]] = {
-    "dicom": DicomWriter,
-}
-"""Per format what makes its writer, which refuses cases it cannot write before any is read."""
+WRITERS: Mapping[
+    FormatName, Callable[[AnalysisFolder, Sequence[Case], Sequence[str]], CaseWriter]
+] = {"dicom": DicomWriter, "nifti": NiftiWriter, "png": OverlayWriter}
+"""Per format what makes its writer from an analysis, cases and methods.
+
+What it cannot write it refuses then, before anything is read.
+"""
 
 
 def export_analysis(
@@ -73,7 +83,7 @@ def export_analysis(
         ReportError: no attributions in the folder.
     """
     chosen, names = attributed_cases(folder, cohort, methods=methods, case_ids=case_ids)
-    write = WRITERS[file_format](folder, [cohort[case_id] for case_id in chosen])
+    write = WRITERS[file_format](folder, [cohort[case_id] for case_id in chosen], names)
     stems = safe_file_names(chosen)
     cases: dict[str, Any] = {}
     index: dict[str, Any] = {
@@ -82,6 +92,7 @@ def export_analysis(
         "model_id": folder.manifest["run"].get("model_id"),
         "settings": folder.manifest["steps"].get("attribute", {}).get("settings"),
         "units": {name: unit_of(name) for name in names},
+        **write.facts,
         "cases": cases,
     }
     with staged_folder(out) as staged:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from boneage_xai.attribution.methods import method_named
 from boneage_xai.data.preprocess import PreprocessSettings, SourceMap, preprocess
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.errors import ConfigError, DataError, ReportError, first_problem
@@ -89,10 +90,14 @@ def attributed_cases(
                     f"{folder.path}: expected the attributions of {what} {name}, found "
                     + (f"{', '.join(known)}" if what == "method" else f"{len(known)} other cases")
                 )
+    # Methods name files, so they are held against those there are, whatever the folder says.
+    names = tuple(dict.fromkeys(methods or known_methods))
+    for name in names:
+        method_named(name)
     chosen = tuple(dict.fromkeys(case_ids or known_cases))
     for case_id in chosen:
         cohort[case_id]
-    return chosen, tuple(dict.fromkeys(methods or known_methods))
+    return chosen, names
 
 
 def read_cases(

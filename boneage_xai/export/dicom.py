@@ -9,6 +9,7 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ class DicomWriter:
     Args:
         folder: the analysis, whose network becomes the objects' device.
         cases: all cases that will be written.
+        methods: not used by this format.
 
     Raises:
         ConfigError: highdicom is not installed.
@@ -78,7 +80,11 @@ class DicomWriter:
             object refers to.
     """
 
-    def __init__(self, folder: AnalysisFolder, cases: Sequence[Case]) -> None:
+    facts: Mapping[str, Any] = MappingProxyType({})
+
+    def __init__(
+        self, folder: AnalysisFolder, cases: Sequence[Case], methods: Sequence[str]
+    ) -> None:
         try:
             import highdicom  # noqa: F401
         except ImportError as error:

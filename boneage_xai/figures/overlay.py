@@ -67,10 +67,31 @@ def overlay_pixels(
             f"overlay: expected one map for one image, found {image.shape} and {map_months.shape}"
         )
     factor = size_px / max(image.shape)
-    grey = np.clip(zoom(image / 255.0, factor, order=1), 0.0, 1.0)[..., None]
+    grey = np.clip(zoom(image / 255.0, factor, order=1), 0.0, 1.0)
     shown = zoom(smoothed_months(map_months[None], smoothing_px)[0], factor, order=1)
+    return laid_over(grey, shown, limit_months, opacity=opacity)
+
+
+def laid_over(
+    grey: npt.NDArray[np.floating[Any]],
+    shown_months: npt.NDArray[np.floating[Any]],
+    limit_months: float,
+    *,
+    opacity: float = 0.9,
+) -> npt.NDArray[np.uint8]:
+    """Blend a signed map, ready to be shown, into a grey image of the same size.
+
+    Args:
+        grey: (H, W) in [0, 1].
+        shown_months: (H, W) signed months per pixel of the network's input.
+        limit_months: end of the colour scale.
+        opacity: of the strongest attributions.
+
+    Returns:
+        (H, W, 3) RGB; where the map is 0 the image is as it was.
+    """
     colours = signed_colormap(strongest_alpha=opacity)(
-        np.clip(shown / limit_months, -1.0, 1.0) / 2.0 + 0.5
+        np.clip(shown_months / limit_months, -1.0, 1.0) / 2.0 + 0.5
     )
-    blended = grey * (1.0 - colours[..., 3:]) + colours[..., :3] * colours[..., 3:]
+    blended = grey[..., None] * (1.0 - colours[..., 3:]) + colours[..., :3] * colours[..., 3:]
     return np.asarray(np.round(255.0 * blended), dtype=np.uint8)

@@ -70,3 +70,21 @@ def test_dicom_of_other_images_is_refused_in_one_sentence(
     error = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert len(error) == 1
     assert "expected a DICOM file that a derived object can refer to" in error[0]
+
+
+@pytest.mark.parametrize(("file_format", "files"), [("nifti", 3), ("png", 1)])
+def test_other_formats(
+    cli: Run,
+    analysis: Path,
+    dicom_source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    file_format: str,
+    files: int,
+) -> None:
+    if file_format == "nifti":
+        pytest.importorskip("nibabel", reason="boneage-xai[nifti] is not installed")
+    command = ["export", analysis, "--data", dicom_source, "--format", file_format]
+    assert cli(*command, "--out", tmp_path / "all") == 0
+    assert f"{3 * files} files of 3 cases" in capsys.readouterr().out
+    assert len(list((tmp_path / "all").iterdir())) == 3 * files + 1
