@@ -25,7 +25,7 @@ from apps.console import (
     say_table,
 )
 from apps.ensembles import ensemble
-from apps.exports import export
+from apps.exports import export, export_onnx
 from apps.failures import failures
 from apps.neighbours import neighbours
 from apps.occlusion import occlude
@@ -227,6 +227,7 @@ app.command()(stress)
 app.command()(failures)
 app.command()(compare)
 app.command()(export)
+app.command()(export_onnx)
 
 
 @app.command()

@@ -1,14 +1,16 @@
-"""The command that writes an analysis for other tools."""
+"""The commands that write analyses and networks for other tools."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from apps.console import bars, note, say, say_json
-from apps.options import ColumnOption, DataOption, JsonOption, SkipOption
+from apps.models import one_model
+from apps.options import CardOption, ColumnOption, DataOption, JsonOption, RunArgument, SkipOption
 from apps.sources import one_cohort
 from boneage_xai.store import AnalysisFolder
 
@@ -76,3 +78,28 @@ def export(
             "note: the objects repeat patient and study of their sources, and identify as these do"
         )
     say(f"{out}: {n_files} files of {len(index['cases'])} cases; export.json lists them")
+
+
+def export_onnx(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="ONNX file to write.")],
+    run: RunArgument = None,
+    card: CardOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a network as ONNX, if ONNX Runtime then predicts the same within 0.01 month.
+
+    Example: boneage-xai export-onnx runs/cpu-small --out cpu-small.onnx
+
+    Inputs: image (N, 1, S, S) in [0, 1], is_male (N,); output: months (N,). The file's metadata
+    say how radiographs must be prepared.
+    """
+    from boneage_xai.export.onnx_network import export_onnx as write
+
+    made = write(one_model(run, card), out)
+    if as_json:
+        say_json(asdict(made))
+        return
+    say(
+        f"{out}: opset {made.opset}; largest difference from the network over {made.n_compared} "
+        f"predictions: {made.largest_difference_months:.2g} months"
+    )

@@ -88,3 +88,16 @@ def test_other_formats(
     assert cli(*command, "--out", tmp_path / "all") == 0
     assert f"{3 * files} files of 3 cases" in capsys.readouterr().out
     assert len(list((tmp_path / "all").iterdir())) == 3 * files + 1
+
+
+def test_onnx(cli: Run, sex_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime", reason="boneage-xai[onnx] is not installed")
+    pytest.importorskip("onnxscript", reason="boneage-xai[onnx] is not installed")
+    out = tmp_path / "network.onnx"
+    assert cli("export-onnx", sex_run, "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert "largest difference from the network over 24 predictions" in printed
+    assert len(printed.splitlines()) == 1
+    assert out.is_file()
+    assert cli("export-onnx", tmp_path, "--out", out) == 2
+    assert "expected a finished run" in capsys.readouterr().err
