@@ -1,4 +1,4 @@
-# make install | demo | test | lint | format | clean
+# make install | demo | test | lint | format | docs | clean
 # Needs Python 3.11 or newer and make; everything else goes into .venv.
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Each test worker computes on one core.
 WORKERS ?= auto
 
-.PHONY: install demo test lint types contracts tests format clean
+.PHONY: install demo test lint types contracts tests format docs clean
 .DEFAULT_GOAL := install
 
 $(BIN)/python:
@@ -42,5 +42,9 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site, in site/: `python3 -m http.server -d site` shows it. No network is needed.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
