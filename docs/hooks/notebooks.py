@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-import nbformat
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from nbconvert import MarkdownExporter
 
 
 def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
     """Turn a notebook into Markdown.
 
     Args:
-        path: the notebook, with its outputs stored.
+        path: the notebook (format 4), with its outputs stored.
 
     Returns:
         The page, and the pictures that it shows by file name, which lie in ``NAME_files``.
     """
-    notebook = nbformat.read(path, as_version=4)
-    resources = {"output_files_dir": f"{path.stem}_files", "unique_key": path.stem}
-    text, found = MarkdownExporter().from_notebook_node(notebook, resources=resources)
-    # The exporter indents plain output by four spaces; a fence keeps it apart from the code.
-    text = re.sub(r"(?m)(?:^ {4}.*\n(?:\s*\n(?= {4}))*)+", _as_output, text)
-    source = f"\n*This page is the notebook [`{path.name}`]({path.name}) as it was run.*\n"
-    head, _, rest = text.partition("\n\n")
-    pictures = {PurePosixPath(name).name: data for name, data in found["outputs"].items()}
-    return f"{head}\n{source}\n{rest}", pictures
+    parts: list[str] = []
+    pictures: dict[str, bytes] = {}
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for place, output in enumerate(cell["outputs"]):
+            data = output.get("data", {})
+            if "image/png" in data:
+                name = f"{path.stem}_{number}_{place}.png"
+                pictures[name] = base64.b64decode("".join(data["image/png"]))
+                parts.append(f"![Output of the cell above]({path.stem}_files/{name})")
+            elif shown := _as_text(output.get("text"), data):
+                parts.append(shown)
+    head, rest = "\n\n".join(parts).split("\n", 1)
+    note = f"*This page is the notebook [{path.name}]({path.name}) as it was run.*"
+    return f"{head}\n\n{note}\n\n{rest}\n", pictures
 
 
-def _as_output(block: re.Match[str]) -> str:
-    lines = [line.removeprefix("    ") for line in block[0].rstrip().splitlines()]
-    return "```text\n" + "\n".join(lines) + "\n```\n"
+def _as_text(stream: str | list[str] | None, data: Mapping[str, Any]) -> str:
+    html = "".join(data.get("text/html", ""))
+    if table := re.search(r"<table.*</table>", html, flags=re.S):
+        # Without blank lines Markdown leaves a table as it is; without a class the site styles it.
+        compact = re.sub(r">\s+<", "><", table[0])
+        return re.sub(r"^<table[^>]*>", "<table>", compact)
+    text = "".join(stream if stream is not None else data.get("text/plain", "")).strip("\n")
+    return f"```text\n{text}\n```" if text else ""
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -43,9 +60,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         text, pictures = notebook_page(Path(str(file.abs_src_path)))
         uri = PurePosixPath(file.src_uri)
         files.append(File.generated(config, str(uri.with_suffix(".md")), content=text))
-        for name, data in pictures.items():
+        for name, content in pictures.items():
             picture = uri.with_name(f"{uri.stem}_files") / name
-            files.append(File.generated(config, str(picture), content=data))
+            files.append(File.generated(config, str(picture), content=content))
     return files
 
 

@@ -21,7 +21,6 @@ def root() -> Path:
 def hook() -> Callable[[str], ModuleType]:
     """Load one of docs/hooks by name; skips where the documentation's packages are absent."""
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")
-    pytest.importorskip("nbconvert", reason="the extra docs is not installed")
 
     def load(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "hooks" / f"{name}.py")
