@@ -163,6 +163,15 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted training in RUN.")
     ] = False,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--logger",
+            help="Log history and recipe there too, repeatable: tensorboard, mlflow; under "
+            "RUN/logs, mlflow to "
+            "$MLFLOW_TRACKING_URI where that is set. It changes nothing of the run.",
+        ),
+    ] = None,
     column: ColumnOption = None,
     skip_problems: SkipOption = False,
     cache: CacheOption = None,
@@ -195,6 +204,7 @@ def train(
                 skipped_problem_rows=left_out,
                 resume=resume,
                 cache_folder=cache,
+                loggers=logger or (),
                 on_decode=decoding,
                 on_epoch=on_epoch,
                 on_step=training,

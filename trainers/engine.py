@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from boneage_xai.types import Cohort
 from trainers.averaging import AveragedWeights
 from trainers.feeding import CachedRadiographs, make_loader
 from trainers.history import EpochReport, HistoryWriter, StepReport
+from trainers.loggers import logged_epochs, require_loggers
 from trainers.module import BoneAgeTraining
 from trainers.recipe import Recipe
 
@@ -57,6 +58,7 @@ def train(
     skipped_problem_rows: int = 0,
     resume: bool = False,
     cache_folder: Path | None = None,
+    loggers: Sequence[str] = (),
     on_decode: Progress | None = None,
     on_epoch: EpochReport | None = None,
     on_step: StepReport | None = None,
@@ -76,6 +78,8 @@ def train(
         resume: continue an interrupted training from its last finished epoch; one that
             has not started begins, one that has finished is returned as it is.
         cache_folder: where prepared pixels are kept; a folder of the user's by default.
+        loggers: that are given the history and the recipe, too; they change nothing of the run
+            and need not be the same when it is resumed.
         on_decode: called with (done, total) while radiographs are decoded.
         on_epoch: called with each epoch's row of the history.
         on_step: called with (done, total) optimiser steps of the epoch.
@@ -84,10 +88,12 @@ def train(
         The trained network, loaded from the run folder.
 
     Raises:
-        ConfigError: the folder is in use, or ``resume`` with another recipe or data.
+        ConfigError: the folder is in use, ``resume`` with another recipe or data, or a logger
+            that is not installed.
         DataError: fewer than two labelled cases, radiographs that cannot be read, or a
             training that diverged.
     """
+    require_loggers(loggers)
     unlabelled = len(cohort)
     cohort = cohort.labelled()
     if not len(cohort):
@@ -114,7 +120,8 @@ def train(
         baselines = fit_baselines(
             training_ages, fitted.is_male(), cache.intensity[cache.rows(split.train)]
         )
-        best_epoch = _fit(network, recipe, cohort, split, cache, out, on_epoch, on_step)
+        with logged_epochs(loggers, out, recipe, on_epoch) as report:
+            best_epoch = _fit(network, recipe, cohort, split, cache, out, report, on_step)
     data = TrainingData(
         cohort=cohort.name,
         source=source,

@@ -178,3 +178,16 @@ def test_a_run_of_another_version_is_refused(
     assert cli("evaluate", tmp_path / "run", "--data", phantoms, "--out", out) == 2
     assert_one_sentence(capsys.readouterr().err, "version 99")
     assert not out.exists()
+
+
+def test_a_logger_is_named_on_the_command_line(
+    cli: Run, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard", reason="boneage-xai[tensorboard] is not installed")
+    out = tmp_path / "run"
+    train = ["train", "demo", "--data", phantoms, "--out", out, *TINY]
+    assert cli(*train, "--logger", "paper") == 2
+    assert_one_sentence(capsys.readouterr().err, "expected one of tensorboard, mlflow, found paper")
+    assert not out.exists()
+    assert cli(*train, "--logger", "tensorboard") == 0
+    assert list((out / "logs" / "tensorboard").glob("events.out.tfevents.*"))
