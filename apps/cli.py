@@ -25,7 +25,7 @@ from apps.console import (
     say_table,
 )
 from apps.ensembles import ensemble
-from apps.exports import export, export_onnx
+from apps.exports import export, export_onnx, model_card
 from apps.failures import failures
 from apps.neighbours import neighbours
 from apps.occlusion import occlude
@@ -238,6 +238,7 @@ app.command()(failures)
 app.command()(compare)
 app.command()(export)
 app.command()(export_onnx)
+app.command()(model_card)
 
 
 @app.command()

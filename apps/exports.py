@@ -12,7 +12,7 @@ from apps.console import bars, note, say, say_json
 from apps.models import one_model
 from apps.options import CardOption, ColumnOption, DataOption, JsonOption, RunArgument, SkipOption
 from apps.sources import one_cohort
-from boneage_xai.store import AnalysisFolder
+from boneage_xai.store import AnalysisFolder, write_text
 
 
 def export(
@@ -103,3 +103,24 @@ def export_onnx(
         f"{out}: opset {made.opset}; largest difference from the network over {made.n_compared} "
         f"predictions: {made.largest_difference_months:.2g} months"
     )
+
+
+def model_card(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder from `train`.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="README.md to write.")],
+    analysis: Annotated[
+        Path | None,
+        typer.Option("--analysis", metavar="DIR", help="Analysis of RUN, for what was measured."),
+    ] = None,
+) -> None:
+    """Write a card for publishing a run on a model hub: YAML front matter and Markdown.
+
+    Example: boneage-xai model-card runs/cpu-small --analysis analyses/cpu-small --out README.md
+
+    Limitations are those that were measured; the license is yours to fill in. Networks from
+    elsewhere are described to the toolkit by another card: see --card of other commands.
+    """
+    from boneage_xai.export.hub_card import hub_card
+
+    write_text(out, hub_card(run, analysis))
+    say(f"{out}: fill in the license before you publish it")

@@ -101,3 +101,18 @@ def test_onnx(cli: Run, sex_run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert out.is_file()
     assert cli("export-onnx", tmp_path, "--out", out) == 2
     assert "expected a finished run" in capsys.readouterr().err
+
+
+def test_model_card(
+    cli: Run, sex_run: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    analysis, out = tmp_path / "analysis", tmp_path / "README.md"
+    assert cli("evaluate", sex_run, "--data", phantoms, "--out", analysis) == 0
+    assert cli("model-card", sex_run, "--analysis", analysis, "--out", out) == 0
+    assert "fill in the license" in capsys.readouterr().out
+    card = out.read_text()
+    mae = read_json(analysis / "metrics.json")["overall"]["mae_months"]["value"]
+    assert f"| this network | 8 | {mae:.1f} (" in card
+    assert "Not measured: what `boneage-xai stress` would tell." in card
+    assert cli("model-card", tmp_path, "--out", tmp_path / "none.md") == 2
+    assert not (tmp_path / "none.md").exists()

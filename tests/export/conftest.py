@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from analysis_fixture import analysis_folder, analysis_template
 from export_fixture import explained
 
-__all__ = ["explained"]
+__all__ = ["analysis_folder", "analysis_template", "explained"]
