@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from large_analysis import write_large_analysis
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -47,21 +48,23 @@ def text_of(browser: Any) -> str:
     return str(browser.find_element(By.TAG_NAME, "body").text)
 
 
+def wait(browser: Any) -> WebDriverWait:
+    """Return what waits, also over elements that are drawn anew while it looks."""
+    redrawn = (NoSuchElementException, StaleElementReferenceException)
+    return WebDriverWait(browser, PATIENCE_SECONDS, 0.02, ignored_exceptions=redrawn)
+
+
 def seconds_until(browser: Any, act: Callable[[], None], ready: Callable[[], bool]) -> float:
     """Act, and return how long it takes until the page is ready and nothing runs."""
     started = time.perf_counter()
     act()
-    WebDriverWait(browser, PATIENCE_SECONDS, poll_frequency=0.02).until(
-        lambda _: ready() and is_idle(browser)
-    )
+    wait(browser).until(lambda _: ready() and is_idle(browser))
     return time.perf_counter() - started
 
 
 def change_cases(browser: Any, address: str, n: int) -> list[float]:
     browser.get(f"{address}/?page=case")
-    WebDriverWait(browser, PATIENCE_SECONDS).until(
-        lambda _: "What each region" in text_of(browser) and is_idle(browser)
-    )
+    wait(browser).until(lambda _: "What each region" in text_of(browser) and is_idle(browser))
     taken = []
     for _ in range(n):
         before = browser.find_element(By.XPATH, "//p[strong[starts-with(., 'Case ')]]").text
@@ -77,9 +80,7 @@ def change_cases(browser: Any, address: str, n: int) -> list[float]:
 
 def change_views(browser: Any, address: str, n: int) -> list[float]:
     browser.get(f"{address}/?page=performance")
-    WebDriverWait(browser, PATIENCE_SECONDS).until(
-        lambda _: "Look at" in text_of(browser) and is_idle(browser)
-    )
+    wait(browser).until(lambda _: "Look at" in text_of(browser) and is_idle(browser))
     taken = []
     for turn in range(n):
         group = browser.find_element(

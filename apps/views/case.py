@@ -31,7 +31,7 @@ def show(folder: AnalysisFolder) -> None:
     if cases is None or found is None or cases.empty:
         missing(folder, "An attribution", ATTRIBUTE)
         return
-    case, method, opacity = _asked(cases, found)
+    case, method, opacity = _asked(folder, cases, found)
     row, case_id = int(case["row"]), str(case["case_id"])
     image = reading.case_array(folder, "inputs", row)
     map_months = reading.case_array(folder, method, row)
@@ -79,26 +79,23 @@ def _subject(
     return explaining.Subject(key, image, Sex(sex), regions_of, case_id)
 
 
-def _asked(cases: pd.DataFrame, found: pd.DataFrame) -> tuple[Mapping[Hashable, Any], str, float]:
+def _asked(
+    folder: AnalysisFolder, cases: pd.DataFrame, found: pd.DataFrame
+) -> tuple[Mapping[Hashable, Any], str, float]:
     """Ask for case, method and opacity."""
-    by_id = {str(one["case_id"]): one for one in cases.to_dict("records")}
-    ids = [str(case_id) for case_id in cases["case_id"]]
+    labels = reading.case_labels(folder)
+    ids = list(labels)
     methods = list(dict.fromkeys(found["method"]))
     first = preferred_method(methods)
     methods = [first, *(name for name in methods if name != first)]
-
-    def label(case_id: str) -> str:
-        one = by_id[case_id]
-        parts = [case_id, SEX_WORDS.get(str(one["sex"]), "")]
-        if not pd.isna(one["reference_months"]):
-            parts.append(f"{one['reference_months']:.0f} months")
-            parts.append(f"error {months(one['error_months'], signed=True)}")
-        return " · ".join(part for part in parts if part)
-
     choose, how, strength = st.columns([5, 4, 4], vertical_alignment="bottom")
     with choose:
         case_id = linked_choice(
-            st.selectbox, f"Case ({len(ids):,} attributed)", ids, "case", format_func=label
+            st.selectbox,
+            f"Case ({len(ids):,} attributed)",
+            ids,
+            "case",
+            format_func=labels.__getitem__,
         )
     with how:
         method = linked_choice(
@@ -119,7 +116,7 @@ def _asked(cases: pd.DataFrame, found: pd.DataFrame) -> tuple[Mapping[Hashable, 
     back, forward, _ = st.columns([2, 2, 9])
     _step(back, "← Previous", ids, position - 1, "P")
     _step(forward, "Next →", ids, position + 1, "N")
-    return by_id[case_id], method, opacity / 100
+    return cases.iloc[position].to_dict(), method, opacity / 100
 
 
 def _step(column: Any, label: str, ids: list[str], position: int, keys: str) -> None:

@@ -27,6 +27,7 @@ from boneage_xai.figures.overlay import analysis_limit_months
 from boneage_xai.store import AnalysisFolder, read_table
 from boneage_xai.types import RegionMap
 from reports.examples import attributed_cases
+from reports.wording import SEX_WORDS, months
 
 
 def has(folder: AnalysisFolder, *names: str) -> bool:
@@ -53,6 +54,13 @@ def cases(folder: AnalysisFolder) -> pd.DataFrame | None:
     """Return the attributed cases, None before ``attribute``."""
     changes = [_changed(folder.path / n) for n in ("attributions.parquet", "predictions.parquet")]
     return _cases(str(folder.path), *changes)
+
+
+def case_labels(folder: AnalysisFolder) -> dict[str, str]:
+    """Return what each attributed case is called in a list, in the order of their maps."""
+    return _case_labels(
+        str(folder.path), _maps_changed(folder), _changed(folder.path / "predictions.parquet")
+    )
 
 
 def attributions(folder: AnalysisFolder) -> pd.DataFrame | None:
@@ -193,10 +201,11 @@ def _maps_changed(folder: AnalysisFolder) -> int:
     return _changed(folder.path / "attributions.zarr" / "zarr.json")
 
 
-# What changed is an argument only so that a file written anew is read anew.
+# What changed is an argument only so that a file written anew is read anew. Large tables are shared
+# by all sessions and not copied for each look at them, so nobody may change one.
 
 
-@st.cache_data(show_spinner=False, max_entries=8)
+@st.cache_resource(show_spinner=False, max_entries=8)
 def _predictions(path: str, changed: int) -> pd.DataFrame:
     return AnalysisFolder.open(Path(path)).predictions()
 
@@ -211,34 +220,47 @@ def _history(path: str, changed: int) -> pd.DataFrame | None:
     return AnalysisFolder.open(Path(path)).history()
 
 
-@st.cache_data(show_spinner=False, max_entries=8)
+@st.cache_resource(show_spinner=False, max_entries=8)
 def _cases(path: str, attributed: int, predicted: int) -> pd.DataFrame | None:
     return attributed_cases(AnalysisFolder.open(Path(path)))
 
 
-@st.cache_data(show_spinner=False, max_entries=8)
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _case_labels(path: str, attributed: int, predicted: int) -> dict[str, str]:
+    cases = _cases(path, attributed, predicted)
+    labels = {}
+    for case in [] if cases is None else cases.to_dict("records"):
+        parts = [str(case["case_id"]), SEX_WORDS.get(str(case["sex"]), "")]
+        if not pd.isna(case["reference_months"]):
+            parts.append(f"{case['reference_months']:.0f} months")
+            parts.append(f"error {months(case['error_months'], signed=True)}")
+        labels[str(case["case_id"])] = " · ".join(part for part in parts if part)
+    return labels
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
 def _attributions(path: str, changed: int) -> pd.DataFrame | None:
     return AnalysisFolder.open(Path(path)).attributions()
 
 
-@st.cache_data(show_spinner=False, max_entries=8)
+@st.cache_resource(show_spinner=False, max_entries=8)
 def _regions(path: str, changed: int) -> pd.DataFrame | None:
     return AnalysisFolder.open(Path(path)).regions()
 
 
-@st.cache_data(show_spinner=False, max_entries=8)
+@st.cache_resource(show_spinner=False, max_entries=8)
 def _neighbours(path: str, changed: int) -> pd.DataFrame | None:
     return AnalysisFolder.open(Path(path)).neighbours()
 
 
-@st.cache_data(show_spinner=False, max_entries=8)
+@st.cache_resource(show_spinner=False, max_entries=8)
 def _intervals(path: str, changed: int) -> tuple[pd.DataFrame, float | None]:
     folder = AnalysisFolder.open(Path(path))
     settings = (folder.intervals() or {}).get("settings") or {}
     return read_table(folder.path / "intervals.parquet"), settings.get("coverage")
 
 
-@st.cache_data(show_spinner=False, max_entries=32)
+@st.cache_resource(show_spinner=False, max_entries=32)
 def _table(
     path: str, name: str, columns: tuple[str, ...] | None, changed: int
 ) -> pd.DataFrame | None:
@@ -275,7 +297,7 @@ def _case_array(path: str, name: str, row: int, changed: int) -> npt.NDArray[Any
     return np.asarray(array[row])
 
 
-@st.cache_data(show_spinner=False, max_entries=8)
+@st.cache_resource(show_spinner=False, max_entries=8)
 def _map_rows(path: str, changed: int) -> dict[str, int]:
     maps = AnalysisFolder.open(Path(path)).maps()
     ids: Any = [] if maps is None else maps.attrs.get("case_ids", [])
