@@ -199,9 +199,13 @@ def test_the_documentation_does_what_it_says(
 
     image = next((few / "boneage-training-dataset").glob("*.png"))
     places = {"hand.png": str(image), "~/rsna": str(few), "100": "1"}
-    shown = [line for block in _blocks("") for line in block.splitlines()]
-    assert [line.split()[1] for line in shown] == ["predict", "evaluate", "attribute", "report"]
-    for line in shown:
+    lines = [line for block in _blocks("") for line in block.replace("\\\n", "").splitlines()]
+    shown = [line for line in lines if line.startswith("boneage-xai ")]
+    assert [line.split()[1] for line in shown] == [
+        *("predict", "predict", "regions", "evaluate"),
+        *("attribute", "attribute", "report", "dashboard"),
+    ]
+    for line in shown[:-1]:
         words = [places.get(word, word) for word in line.split()[1:]]
         if words[0] == "attribute":
             # The least that can be integrated: a trained network would take some more.
