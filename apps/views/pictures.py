@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import streamlit as st
+from matplotlib import colormaps
+from PIL import Image
 
 from apps.views.links import plain
-from boneage_xai.figures.attribution import SMOOTHING_PX, activation_grid
+from boneage_xai.figures.attribution import SMOOTHING_PX
 from boneage_xai.figures.overlay import overlay_pixels
-from boneage_xai.figures.style import figure_bytes
 from boneage_xai.types import FloatImage
 from reports.wording import layer_name, months
 
 WIDTH_PX = 640
+_ACTIVATION_PX = 144
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 Grey = npt.NDArray[np.uint8]
@@ -36,25 +40,21 @@ def overlay(
         scale: which cases share the scale.
     """
     shown = overlay_pixels(image, map_months, limit, opacity=opacity, size_px=WIDTH_PX)
-    st.image(shown, width=WIDTH_PX, output_format="PNG")
+    _image(shown, WIDTH_PX)
     _colour_bar(limit, opacity, scale)
 
 
 def radiograph(image: Grey, *, width: int = WIDTH_PX) -> None:
     """Show what the network saw, (H, W), as large as the maps are shown."""
     nothing = np.zeros(image.shape, dtype=np.float32)
-    st.image(
-        overlay_pixels(image, nothing, 1.0, opacity=0.0, size_px=width),
-        width=width,
-        output_format="PNG",
-    )
+    _image(overlay_pixels(image, nothing, 1.0, opacity=0.0, size_px=width), width)
 
 
 def plain_radiograph(pixels: FloatImage) -> None:
     """Show a radiograph (H, W) in [0, 1] as it was read, thinned to what the page can show."""
     step = max(1, -(-max(pixels.shape) // (2 * WIDTH_PX)))
     shown = np.round(255 * pixels[::step, ::step]).astype(np.uint8)
-    st.image(shown, width=WIDTH_PX // 2, output_format="PNG")
+    _image(shown, WIDTH_PX // 2)
 
 
 def _colour_bar(limit: float, opacity: float, scale: str) -> None:
@@ -62,7 +62,7 @@ def _colour_bar(limit: float, opacity: float, scale: str) -> None:
     grey = np.full((14, WIDTH_PX), 48, dtype=np.uint8)
     ramp = np.tile(np.linspace(-limit, limit, WIDTH_PX, dtype=np.float32), (14, 1))
     bar = overlay_pixels(grey, ramp, limit, opacity=opacity, smoothing_px=0, size_px=WIDTH_PX)
-    st.image(bar, width=WIDTH_PX, output_format="PNG")
+    _image(bar, WIDTH_PX)
     exponent = 0 if limit >= 0.1 else 3 * math.floor(math.log10(limit) / 3)
     power = "" if exponent == 0 else f" × 10{str(exponent).translate(_SUPERSCRIPTS)}"
     end = f"{limit / 10**exponent:.3g}"
@@ -74,17 +74,33 @@ def _colour_bar(limit: float, opacity: float, scale: str) -> None:
 
 def activations(image: Grey, maps: Mapping[str, npt.NDArray[np.float32]]) -> None:
     """Show the activation maps of one radiograph, (h, w) by layer, shallow to deep."""
-    figure = activation_grid(
-        image[None], {layer_name(name): values[None] for name, values in maps.items()}, [""]
-    )
-    # Room for the names of the layers above a single row.
-    figure.set_figheight(figure.get_figheight() + 0.3)
-    st.image(figure_bytes(figure, dpi=130))
+    shown = {"radiograph": image, **{layer_name(name): _glow(one) for name, one in maps.items()}}
+    with st.container(horizontal=True):
+        for name, picture in shown.items():
+            with st.container(width=_ACTIVATION_PX, gap="small"):
+                _image(picture, "stretch")
+                st.caption(plain(name))
     st.caption(
         "Mean over the channels of a layer, shallow to deep. Bright: the layer responds there. "
         "Each layer has a scale of its own, for this case. "
         "Activations have no unit of months and say nothing on older or younger."
     )
+
+
+def _glow(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Return an activation map (h, w) as colours, its cells as squares of many pixels."""
+    low, high = float(min(values.min(), 0.0)), float(np.percentile(values, 99.8))
+    scaled = (values - low) / (high - low if high > low else 1.0)
+    colours = np.round(255 * colormaps["magma"](scaled.clip(0, 1))[..., :3]).astype(np.uint8)
+    factor = max(1, round(2 * _ACTIVATION_PX / max(values.shape)))
+    return np.asarray(colours.repeat(factor, axis=0).repeat(factor, axis=1), dtype=np.uint8)
+
+
+def _image(pixels: npt.NDArray[np.uint8], width: int | Literal["stretch"]) -> None:
+    """Show pixels without loss, packed fast rather than small."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    st.image(buffer.getvalue(), width=width)
 
 
 def neighbour_row(table: pd.DataFrame, pixels: Mapping[str, Grey]) -> None:
