@@ -100,7 +100,7 @@ def _image(pixels: npt.NDArray[np.uint8], width: int | Literal["stretch"]) -> No
     """Show pixels without loss, packed fast rather than small."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    st.image(buffer.getvalue(), width=width)
+    st.image(buffer.getvalue(), width=width, output_format="PNG")
 
 
 def neighbour_row(table: pd.DataFrame, pixels: Mapping[str, Grey]) -> None:

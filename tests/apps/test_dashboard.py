@@ -73,14 +73,15 @@ def test_another_case_gives_another_picture_and_stays_in_the_address(
     app = open_page(analysis_folder, page="case", case="1000")
     assert "Case 1000" in _text(app)
     first = _pictures(app)
-    assert len(first) == 3  # overlay, colour bar, activations
+    assert len(first) == 5  # overlay, colour bar, radiograph, activations of two layers
+    assert all(picture.endswith(".png") for picture in first)
     app.selectbox(key="choice-case").select("1001").run()
     assert not app.exception
     assert "Case 1001" in _text(app)
     second = _pictures(app)
     assert second[0] != first[0]
     assert second[1] == first[1]  # one colour scale for all cases
-    assert second[2] != first[2]
+    assert all(now != before for now, before in zip(second[2:], first[2:], strict=True))
     assert _asked(app, "case") == "1001"
     # The same case again gives the same picture.
     app.selectbox(key="choice-case").select("1000").run()
