@@ -18,8 +18,8 @@ from boneage_xai.errors import AttributionError
 def in_full_float32() -> Iterator[None]:
     """Keep cuDNN from rounding float32 to TensorFloat-32, as it does unless told otherwise.
 
-    Maps of a GPU would differ from those of a processor by more than the tolerance of their
-    integration, and bfloat16, which is faster, would be checked against them.
+    What is called float32 would carry ten bits of mantissa, and bfloat16, which is faster, would be
+    checked against that.
     """
     convolutions: Any = getattr(torch.backends.cudnn, "conv", None)
     exact: str | bool

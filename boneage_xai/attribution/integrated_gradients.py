@@ -14,11 +14,8 @@ from boneage_xai.attribution.baselines import SameSexReferences, baseline_images
 from boneage_xai.attribution.forward import check_single
 from boneage_xai.attribution.gradients import fitting_batch
 from boneage_xai.attribution.interface import AttributedMap, AttributionSettings
-from boneage_xai.attribution.path_integration import (
-    PathIntegral,
-    half_budget_bytes,
-    integrate_batch,
-)
+from boneage_xai.attribution.path_cases import PathIntegral
+from boneage_xai.attribution.path_integration import half_budget_bytes, integrate_batch
 from boneage_xai.attribution.precision import GATE_CASES, GateFigures, Precision, choose_precision
 from boneage_xai.attribution.prepared import (
     PreparedNetwork,

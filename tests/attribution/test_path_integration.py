@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from boneage_xai.attribution.forward import months
 from boneage_xai.attribution.gradients import bytes_per_image, fitting_batch, gradients
 from boneage_xai.attribution.interface import AttributionSettings
-from boneage_xai.attribution.path_integration import (
-    PathIntegral,
-    integrate_batch,
-)
+from boneage_xai.attribution.path_cases import PathIntegral
+from boneage_xai.attribution.path_integration import integrate_batch
 from boneage_xai.attribution.prepared import frozen_copy
 from boneage_xai.errors import AttributionError
 

@@ -27,7 +27,8 @@ from pydicom.uid import (
 )
 
 from boneage_xai.data import dicom as module
-from boneage_xai.data.dicom import dicom_header, read_dicom, window
+from boneage_xai.data.dicom import dicom_header, read_dicom
+from boneage_xai.data.dicom_grey import window
 from boneage_xai.data.radiograph import decode_radiograph, read_radiograph
 from boneage_xai.errors import DataError
 from dicom_files import STORED, dataset, written

@@ -24,7 +24,7 @@ from boneage_xai.attribution.integrated_gradients import (
 )
 from boneage_xai.attribution.interface import AttributedMap
 from boneage_xai.attribution.methods import PATH_METHODS, method_named
-from boneage_xai.attribution.path_integration import PathIntegral
+from boneage_xai.attribution.path_cases import PathIntegral
 from boneage_xai.attribution.precision import GATE_CASES
 from boneage_xai.attribution.work.claim import Claim
 from boneage_xai.attribution.work.folder import Journal, WorkPaths
