@@ -15,6 +15,7 @@ import yaml
 
 from boneage_xai.analysis.stress import summarise_stress
 from boneage_xai.errors import ReportError
+from boneage_xai.figures.style import SEX_NAMES
 from boneage_xai.models.checkpoint import RunManifest, read_manifest
 from boneage_xai.store import AnalysisFolder
 
@@ -26,12 +27,11 @@ _METRICS = {
 }
 _BASELINES = {
     "mean": "mean of the training cases",
-    "mean_per_sex": "mean per sex",
+    "sex_mean": "mean per sex",
     "intensity_ridge": "ridge on global image intensity",
 }
-_SEXES = {"F": "girls", "M": "boys"}
-# Command that measures it, by step of analysis.json.
-_STEPS = {"evaluate": "evaluate", "stress": "stress", "shortcuts": "shortcuts"}
+# Steps of analysis.json, named like the commands that take them.
+_STEPS = ("evaluate", "stress", "shortcuts")
 _STRESS_SHOWN = 5
 _SIGNIFICANT = 0.05
 
@@ -235,7 +235,7 @@ def _errors(
     yield _row("this network", metrics["overall"])
     for group in metrics["subgroups"]:
         if group["by"] == "sex":
-            yield _row(_SEXES.get(group["sex"], group["sex"]), group)
+            yield _row(SEX_NAMES[group["sex"]], group)
     for name, block in metrics["baselines"].items():
         yield _row(f"baseline: {_plain(_BASELINES.get(name, name))}", block)
     yield ""
@@ -267,9 +267,9 @@ def _limitations(folder: AnalysisFolder | None, metrics: Mapping[str, Any] | Non
         yield from (f"- {line}" for line in _of_stress(folder))
         yield from (f"- {line}" for line in _of_shortcuts(folder))
     done = set() if folder is None else set(_steps(folder))
-    for step, command in _STEPS.items():
+    for step in _STEPS:
         if step not in done:
-            yield f"- Not measured: what `boneage-xai {command}` would tell."
+            yield f"- Not measured: what `boneage-xai {step}` would tell."
 
 
 def _of_errors(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -356,10 +356,10 @@ def _with_interval(
         return "–"
     scale, places = (100, 0) if percent else (1, digits)
     sign = "+" if signed else ""
-    text = f"{value * scale:{sign}.{places}f}" + ("%" if percent else "")
+    text = f"{value * scale:{sign}z.{places}f}" + ("%" if percent else "")
     if low is None or high is None:
         return text
-    return f"{text} ({low * scale:{sign}.{places}f} to {high * scale:{sign}.{places}f})"
+    return f"{text} ({low * scale:{sign}z.{places}f} to {high * scale:{sign}z.{places}f})"
 
 
 def _slug(text: str) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from boneage_xai.analysis.baselines import BASELINES
 from boneage_xai.errors import ReportError
 from boneage_xai.export.hub_card import hub_card
 from boneage_xai.models.checkpoint import load_run
@@ -134,3 +135,15 @@ def test_numbers_are_finite(sex_run: Path, analysis: Path) -> None:
     front = json.dumps(_front(hub_card(sex_run, analysis)))
     assert not re.search(r"NaN|Infinity", front)
     assert "nan" not in hub_card(sex_run, analysis).split("## Measured errors")[1]
+
+
+def test_every_baseline_of_a_run_is_named_in_words(sex_run: Path, analysis: Path) -> None:
+    metrics = read_json(analysis / "metrics.json")
+    block = metrics["baselines"]["mean"]
+    block["bias_months"] = {"value": -0.01, "low": -1.0, "high": 1.0}
+    metrics["baselines"] = dict.fromkeys(BASELINES, block)
+    write_json(analysis / "metrics.json", metrics)
+    card = hub_card(sex_run, analysis)
+    for words in ("mean of the training cases", "mean per sex", "ridge on global image intensity"):
+        assert f"| baseline: {words} | 120 |" in card
+    assert "| 0.0 (-1.0 to 1.0) |" in card
