@@ -23,14 +23,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import zarr
 from pyarrow.parquet import read_schema
 
 from boneage_xai import __version__
 from boneage_xai.errors import DataError, ReportError
+from boneage_xai.stored_maps import StoredMaps
 
 ANALYSIS_FORMAT = "boneage_xai.analysis"
 ANALYSIS_VERSION = 1
+NEIGHBOUR_TABLE = "neighbours.parquet"
+CONTROL_FOLDER = "random-weights"
+"""Within the analysis of a network, the analysis of its copy with random weights."""
 
 
 @contextmanager
@@ -141,7 +144,7 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as Parquet or CSV, by the suffix of ``path``, whole or not at all."""
     with staged_file(path) as staged:
         if path.suffix == ".parquet":
-            frame.to_parquet(staged, index=False)
+            frame.to_parquet(staged, index=False, write_page_checksum=True)
         else:
             frame.to_csv(staged, index=False)
 
@@ -161,7 +164,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
             if columns is not None:
                 there = set(read_schema(path).names)
                 columns = [name for name in columns if name in there]
-            return pd.read_parquet(path, columns=columns)
+            return pd.read_parquet(path, columns=columns, page_checksum_verification=True)
         # A converter, because a case may be called NA.
         return pd.read_csv(path, converters={"case_id": str})
     except FileNotFoundError as error:
@@ -293,7 +296,7 @@ class AnalysisFolder:
 
     def neighbours(self) -> pd.DataFrame | None:
         """Return one row per case and similar training case, None before ``neighbours``."""
-        return self._optional("neighbours.parquet")
+        return self._optional(NEIGHBOUR_TABLE)
 
     def failures(self) -> pd.DataFrame | None:
         """Return one row per case with its traits and whether it is a worst one, None before."""
@@ -327,10 +330,10 @@ class AnalysisFolder:
                 f"{file}: expected pictures, found something unreadable ({error})"
             ) from error
 
-    def maps(self) -> zarr.Group | None:
-        """Return the Zarr group of inputs, maps and activations, None before ``attribute``."""
+    def maps(self) -> StoredMaps | None:
+        """Return inputs, maps and activations, None before ``attribute``."""
         folder = self.path / "attributions.zarr"
-        return zarr.open_group(folder, mode="r") if folder.is_dir() else None
+        return StoredMaps(folder) if folder.is_dir() else None
 
     def _optional(self, name: str) -> pd.DataFrame | None:
         file = self.path / name

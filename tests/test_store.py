@@ -86,6 +86,17 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
         (read_json if name.endswith("json") else read_table)(tmp_path / name)
 
 
+def test_a_flipped_bit_in_a_parquet_table_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "table.parquet"
+    numbers = np.random.default_rng(0).normal(size=500)
+    write_table(file, pd.DataFrame({"months": numbers}))
+    whole = file.read_bytes()
+    place = whole.index(numbers[250:251].tobytes())
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(DataError, match="expected a table, found something unreadable"):
+        read_table(file)
+
+
 def test_each_step_adds_to_the_analysis(tmp_path: Path) -> None:
     out = tmp_path / "analysis"
     AnalysisFolder.add_step(out, run=RUN, data=DATA, step="evaluate", detail={"n": 3})

@@ -26,12 +26,10 @@ from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.models.checkpoint import TrainedRun
 from boneage_xai.models.regressor import BoneAgeRegressor
 from boneage_xai.predict import Progress, as_images, evaluation_mode
-from boneage_xai.store import AnalysisFolder, check_same_analysis, write_table
+from boneage_xai.store import NEIGHBOUR_TABLE, AnalysisFolder, check_same_analysis, write_table
 from boneage_xai.types import Case, Cohort, Sex
 
-NEIGHBOUR_TABLE = "neighbours.parquet"
 N_NEIGHBOURS = 6
-
 _BLOCK_ROWS = 1024
 
 

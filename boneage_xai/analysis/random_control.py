@@ -18,10 +18,7 @@ from boneage_xai.attribution.randomisation import randomised_network
 from boneage_xai.data.preprocess import PreprocessSettings
 from boneage_xai.errors import ReportError
 from boneage_xai.models.interface import Model
-from boneage_xai.store import AnalysisFolder
-
-CONTROL_FOLDER = "random-weights"
-"""Where a report looks for the control: an analysis folder of this name in that of the network."""
+from boneage_xai.store import CONTROL_FOLDER, AnalysisFolder
 
 _MEASURED_ON = 32
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import zarr
 
 from boneage_xai.errors import DataError
 from boneage_xai.store import sync
+from boneage_xai.stored_maps import CHUNK_CODECS, WHOLE
 from boneage_xai.types import RegionMap
 
 _HIGHEST_LABEL = 255
@@ -65,25 +67,33 @@ class MapsWriter:
         if regions:
             arrays["regions"] = (shape, "uint8")
         for name, (size, dtype) in arrays.items():
-            group.create_array(name, shape=(len(case_ids), *size), chunks=(1, *size), dtype=dtype)
+            # Zarr leaves out chunks of zeros by default; then a lost one would be read as zeros.
+            array = group.create_array(
+                name,
+                shape=(len(case_ids), *size),
+                chunks=(1, *size),
+                dtype=dtype,
+                compressors=CHUNK_CODECS,
+                config={"write_empty_chunks": True},
+            )
+            if name != "regions":
+                array.attrs[WHOLE] = True
 
     def write(self, name: str, index: int, values: npt.NDArray[Any]) -> dict[str, int]:
         """Write a case's chunk (H, W) of an array and wait until it is on disk.
 
         Returns:
-            The chunk's file inside the group with its size; nothing where all values are 0,
-            which Zarr does not write.
+            The chunk's file inside the group with its checksum.
         """
         if name not in self.arrays:
-            self.arrays[name] = self.group[name]
+            array: Any = self.group[name]
+            self.arrays[name] = array.with_config({"write_empty_chunks": True})
         array = self.arrays[name]
         array[index] = values
         key = f"{name}/{array.metadata.encode_chunk_key((index, 0, 0))}"
         file = self.path / key
-        if not file.is_file():
-            return {}
         sync(file)
-        return {key: file.stat().st_size}
+        return {key: zlib.crc32(file.read_bytes())}
 
     def finish(self, names: Mapping[str, str], with_regions: Sequence[str]) -> None:
         """Record the names of the regions, and clear away what a kill left half written."""

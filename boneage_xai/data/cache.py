@@ -3,7 +3,8 @@
 A cache folder is named by a hash of the preprocessing settings and of the source (case ids,
 names, sizes and modification times of the images), so a changed setting or image makes another
 folder and nothing stale is ever read. It holds ``pixels.npy``, ``geometry.npy``,
-``intensity.npy`` and ``cache.json``, appears whole, and may be deleted at any time.
+``intensity.npy`` and ``cache.json``, appears whole, and may be deleted at any time. Digests of what
+was written are compared each time it is opened; a damaged cache is made again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +26,15 @@ from numpy.lib.format import open_memmap
 from boneage_xai.data.decoding import Decoded, Progress, decode_images
 from boneage_xai.data.preprocess import INTENSITY_NAMES, PreprocessSettings, SourceMap
 from boneage_xai.errors import ConfigError, DataError
-from boneage_xai.store import read_json, staged_folder, write_json
+from boneage_xai.store import file_sha256, read_json, staged_folder, write_json
 from boneage_xai.types import Cohort
 
 FORMAT = "boneage_xai.pixels"
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings would give other pixels."""
 
 CACHE_VARIABLE = "BONEAGE_XAI_CACHE"
+_SMALL_FILES = ("geometry.npy", "intensity.npy")
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class PixelCache:
     intensity: npt.NDArray[np.float32]
     geometry: npt.NDArray[np.int32]
     _index: Mapping[str, int]
+    _digests: Sequence[str]
 
     def __len__(self) -> int:
         """Return the number of cases."""
@@ -87,7 +91,7 @@ class PixelCache:
 
         It tells the same image again in other tables, folders and orders.
         """
-        return [hashlib.blake2b(pixels, digest_size=8).hexdigest() for pixels in self.pixels]
+        return list(self._digests)
 
     def source_map(self, case_id: str) -> SourceMap:
         """Return the way from this case's prepared image back to its source pixels.
@@ -165,7 +169,8 @@ def open_cache(
         The cache, memory-mapped.
 
     Raises:
-        DataError: no cases, images that cannot be read, no room for the cache, or a damaged one.
+        DataError: no cases, images that cannot be read, no room for the cache, or one that is
+            damaged and cannot be made again.
         ConfigError: fewer than one worker.
     """
     if not len(cohort):
@@ -174,16 +179,21 @@ def open_cache(
         raise ConfigError(f"workers: expected at least 1, found {workers}")
     fingerprint = source_fingerprint(cohort)
     path = folder / _key(settings, fingerprint)
-    if not path.exists():
-        logger.info("decoding %d images into %s", len(cohort), path)
+    if path.exists():
         try:
-            _build(cohort, settings, fingerprint, path, workers, progress)
-        except OSError as error:
-            raise DataError(f"{path}: expected room for the pixel cache, found {error}") from error
-        except DataError:
-            # Another process may have finished the same cache first, which serves as well.
-            if not path.exists():
-                raise
+            return _open(path, cohort, settings, fingerprint)
+        except DataError as error:
+            logger.warning("%s; it is made again", error)
+            shutil.rmtree(path, ignore_errors=True)
+    logger.info("decoding %d images into %s", len(cohort), path)
+    try:
+        _build(cohort, settings, fingerprint, path, workers, progress)
+    except OSError as error:
+        raise DataError(f"{path}: expected room for the pixel cache, found {error}") from error
+    except DataError:
+        # Another process may have finished the same cache first, which serves as well.
+        if not path.exists():
+            raise
     return _open(path, cohort, settings, fingerprint)
 
 
@@ -224,8 +234,14 @@ def _build(
                 "settings": settings.model_dump(mode="json"),
                 "intensity": list(INTENSITY_NAMES),
                 "case_ids": [case.case_id for case in cohort],
+                "pixels_digests": _digests(np.load(target, mmap_mode="r", allow_pickle=False)),
+                "sha256": {name: file_sha256(staged / name) for name in _SMALL_FILES},
             },
         )
+
+
+def _digests(pixels: npt.NDArray[np.uint8]) -> list[str]:
+    return [hashlib.blake2b(image, digest_size=8).hexdigest() for image in pixels]
 
 
 def _refuse_unreadable(cohort: Cohort, decoded: Sequence[Decoded]) -> None:
@@ -255,17 +271,21 @@ def _open(path: Path, cohort: Cohort, settings: PreprocessSettings, fingerprint:
         intensity = np.load(path / "intensity.npy", allow_pickle=False)
         stored = PreprocessSettings.model_validate(manifest["settings"])
         stored_ids = tuple(manifest["case_ids"])
+        digests = manifest["pixels_digests"]
+        whole = digests == _digests(pixels) and all(
+            manifest["sha256"][name] == file_sha256(path / name) for name in _SMALL_FILES
+        )
     except (OSError, EOFError, ValueError, KeyError, TypeError, DataError) as error:
-        raise DataError(
-            f"{path}: expected a whole pixel cache, found damage ({error}); delete the folder "
-            "and it is made again"
-        ) from error
+        raise DataError(f"{path}: expected a whole pixel cache, found damage ({error})") from error
+    if not whole:
+        raise DataError(f"{path}: expected the pixels that were written, found others")
     shapes = (pixels.shape, geometry.shape, intensity.shape)
     expected = ((n, size, size), (n, 10), (n, len(INTENSITY_NAMES)))
     if shapes != expected or stored != settings or stored_ids != case_ids:
         raise DataError(
-            f"{path}: expected the pixel cache of cohort {cohort.name}, found another's; delete "
-            "the folder and it is made again"
+            f"{path}: expected the pixel cache of cohort {cohort.name}, found another's"
         )
     index = {case_id: row for row, case_id in enumerate(case_ids)}
-    return PixelCache(path, case_ids, settings, fingerprint, pixels, intensity, geometry, index)
+    return PixelCache(
+        path, case_ids, settings, fingerprint, pixels, intensity, geometry, index, digests
+    )

@@ -78,8 +78,8 @@ def attributed_cases(
         raise ReportError(
             f"{folder.path}: expected attributions (from `boneage-xai attribute`), found none"
         )
-    known_methods: list[str] = [str(name) for name in maps.attrs["methods"]]  # type: ignore[union-attr]
-    known_cases: list[str] = [str(name) for name in maps.attrs["case_ids"]]  # type: ignore[union-attr]
+    known_methods: list[str] = [str(name) for name in maps.attrs["methods"]]
+    known_cases: list[str] = [str(name) for name in maps.attrs["case_ids"]]
     for what, wanted, known in (
         ("method", methods, known_methods),
         ("case", case_ids, known_cases),

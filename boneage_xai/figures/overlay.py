@@ -6,23 +6,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 from scipy.ndimage import zoom
 
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.attribution import SMOOTHING_PX, shared_limit_months, smoothed_months
 from boneage_xai.figures.style import signed_colormap
+from boneage_xai.stored_maps import StoredMaps
 
 _CASES_FOR_SCALE = 48
 
 
 def analysis_limit_months(
-    maps: zarr.Group, method: str, smoothing_px: float = SMOOTHING_PX
+    maps: StoredMaps, method: str, smoothing_px: float = SMOOTHING_PX
 ) -> float:
     """Return the limit, in months per pixel, of the scale that all cases of an analysis share.
 
     Args:
-        maps: the group ``attributions.zarr``.
+        maps: of the analysis.
         method: name of an attribution method in it.
         smoothing_px: smoothing of the maps as they are shown.
 
@@ -30,7 +30,7 @@ def analysis_limit_months(
         ``shared_limit_months`` of up to 48 cases, taken evenly from all, so that memory does
         not grow with the cohort.
     """
-    array: Any = maps[method]
+    array = maps[method]
     n = array.shape[0]
     rows = np.unique(np.linspace(0, n - 1, min(n, _CASES_FOR_SCALE)).astype(int))
     shown = np.stack([smoothed_months(array[int(row)][None], smoothing_px)[0] for row in rows])

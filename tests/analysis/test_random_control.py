@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from boneage_xai.analysis.random_control import (
-    CONTROL_FOLDER,
     control_of,
     random_weights_of,
     similarity_to_control,
@@ -19,7 +18,7 @@ from boneage_xai.analysis.run_analysis import RunOnCohort, attribute_run, evalua
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import ReportError
 from boneage_xai.models.checkpoint import load_run
-from boneage_xai.store import read_json, write_json
+from boneage_xai.store import CONTROL_FOLDER, read_json, write_json
 from trainers.engine import train
 from trainers.recipe import load_recipe
 

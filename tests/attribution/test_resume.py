@@ -183,10 +183,22 @@ def damage(paths: WorkPaths, how: str) -> None:
         chunk = paths.maps / "gradient/c/9/0/0"
         chunk.write_bytes(chunk.read_bytes()[:-1])
         chunk.with_suffix(".abc.partial").write_text("")
+    elif how == "with another map":
+        chunk = paths.maps / "gradient/c/9/0/0"
+        content = chunk.read_bytes()
+        chunk.write_bytes(content[:20] + bytes([content[20] ^ 1]) + content[21:])
 
 
 @pytest.mark.parametrize(
-    "how", ["truncated", "changed", "of another block", "without a map", "with half a map"]
+    "how",
+    [
+        "truncated",
+        "changed",
+        "of another block",
+        "without a map",
+        "with half a map",
+        "with another map",
+    ],
 )
 def test_a_damaged_block_is_computed_again(uninterrupted: Path, tmp_path: Path, how: str) -> None:
     damage(stopped(tmp_path), how)

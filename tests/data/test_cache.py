@@ -160,15 +160,34 @@ def test_builders_that_race_all_get_the_same_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cache.json", "pixels.npy", "geometry.npy", "intensity.npy"])
-@pytest.mark.parametrize("content", [None, b"", b"nonsense"])
-def test_a_damaged_cache_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+@pytest.mark.parametrize("damage", ["missing", "empty", "nonsense", "one bit"])
+def test_a_damaged_cache_is_made_again(
+    tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     cohort = make_cohort(tmp_path / "images")
     file = open_cache(cohort, SETTINGS, tmp_path / "cache", workers=1).path / name
+    written = file.read_bytes()
     file.unlink()
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(DataError, match="delete the folder"):
-        open_cache(cohort, SETTINGS, tmp_path / "cache")
+    if damage == "one bit":
+        # The last bytes are pixels or numbers; in cache.json they close a list of digests.
+        place = len(written) // 2 if name == "cache.json" else len(written) - 2
+        file.write_bytes(written[:place] + bytes([written[place] ^ 1]) + written[place + 1 :])
+    elif damage != "missing":
+        file.write_bytes(b"" if damage == "empty" else b"nonsense")
+    assert_holds(open_cache(cohort, SETTINGS, tmp_path / "cache", workers=1), cohort)
+    assert "it is made again" in caplog.text
+    assert file.read_bytes() == written
+
+
+def test_a_damaged_cache_that_cannot_be_removed_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = make_cohort(tmp_path / "images")
+    cache = open_cache(cohort, SETTINGS, tmp_path / "cache", workers=1)
+    (cache.path / "geometry.npy").unlink()
+    monkeypatch.setattr("boneage_xai.data.cache.shutil.rmtree", lambda *args, **kwargs: None)
+    with pytest.raises(DataError, match="found damage"):
+        open_cache(cohort, SETTINGS, tmp_path / "cache", workers=1)
 
 
 def test_what_cannot_be_cached_is_refused(tmp_path: Path) -> None:

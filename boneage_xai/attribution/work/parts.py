@@ -7,6 +7,7 @@ whose part is whole is done.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ class Part:
         regions: columns of ``REGION_TYPES``, a row per case, method and region.
         region_names: label to its name and the first case that has it.
         with_regions: cases that have a region map.
-        chunks: files of the block inside the Zarr group, with their size in bytes.
+        chunks: files of the block inside the Zarr group, with their CRC-32.
     """
 
     claim: str
@@ -110,7 +111,7 @@ def read_part(
         return None
     if (part.claim, part.block, list(part.case_ids)) != (claim, block, list(case_ids)):
         return None
-    if any(_size(maps / name) != size for name, size in part.chunks.items()):
+    if any(_crc32(maps / name) != crc for name, crc in part.chunks.items()):
         return None
     return part
 
@@ -175,7 +176,7 @@ class _Table:
         self.rows = 0
 
     def __enter__(self) -> _Table:
-        self.writer = pq.ParquetWriter(self.path, self.schema)
+        self.writer = pq.ParquetWriter(self.path, self.schema, write_page_checksum=True)
         return self
 
     def add(self, columns: Mapping[str, Sequence[Any]]) -> None:
@@ -208,8 +209,8 @@ def blocks_of(n_cases: int, size: int) -> Iterator[range]:
         yield range(start, min(start + size, n_cases))
 
 
-def _size(path: Path) -> int:
+def _crc32(path: Path) -> int | None:
     try:
-        return path.stat().st_size
+        return zlib.crc32(path.read_bytes())
     except OSError:
-        return -1
+        return None

@@ -1,0 +1,99 @@
+"""The maps of an analysis as they are read: a damaged or missing chunk is found, not served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from boneage_xai.errors import DataError
+
+CHUNK_CODECS = (ZstdCodec(), Crc32cCodec())
+"""How chunks are compressed, and then given a checksum that is compared when they are read."""
+
+WHOLE = "every_chunk_written"
+"""Attribute of arrays that have a chunk for every case, so that a missing one is damage."""
+
+
+class StoredMaps:
+    """The group ``attributions.zarr``: inputs, maps by method, activations, regions.
+
+    Args:
+        path: the group's folder.
+
+    Raises:
+        DataError: not a Zarr group.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._group = zarr.open_group(path, mode="r")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: expected a Zarr group, found none ({error})") from error
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """Return case_ids, methods, layers and the claim of what made them."""
+        return self._group.attrs
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is an array of this name."""
+        return name in self._group
+
+    def __getitem__(self, name: str) -> StoredArray:
+        """Return an array, none of whose chunks is read yet."""
+        return StoredArray(self.path / name, self._group[name])
+
+
+class StoredArray:
+    """One array of the group, a chunk per case.
+
+    Args:
+        path: the array's folder.
+        array: the array itself.
+    """
+
+    def __init__(self, path: Path, array: Any) -> None:
+        self.path = path
+        self._array = array
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """Return what is recorded beside the values."""
+        attributes: Mapping[str, Any] = self._array.attrs
+        return attributes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return (cases, H, W)."""
+        return tuple(self._array.shape)
+
+    def __getitem__(self, row: int) -> npt.NDArray[Any]:
+        """Return the values of one case (H, W).
+
+        Raises:
+            DataError: its chunk is damaged or missing.
+        """
+        try:
+            values = np.asarray(self._array[row])
+        except (ValueError, RuntimeError, OSError) as error:
+            raise self._damage(row, str(error)) from error
+        if self.attrs.get(WHOLE) and not self._chunk(row).is_file():
+            raise self._damage(row, "its file is missing")
+        return values
+
+    def _chunk(self, row: int) -> Path:
+        row = row % self.shape[0]
+        return self.path / str(self._array.metadata.encode_chunk_key((row, 0, 0)))
+
+    def _damage(self, row: int, what: str) -> DataError:
+        return DataError(
+            f"{self.path}: expected the whole chunk of row {row}, found damage ({what}); "
+            "`boneage-xai attribute --replace` makes the maps again"
+        )

@@ -1,0 +1,74 @@
+"""A chunk that is damaged or missing is found when it is read, and not served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boneage_xai.attribution.writers import MapsWriter
+from boneage_xai.errors import DataError
+from boneage_xai.stored_maps import StoredMaps
+
+MAPS = np.random.default_rng(0).normal(size=(3, 8, 6)).astype(np.float32)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "attributions.zarr"
+    MapsWriter.create(
+        path, ["a", "b", "c"], (8, 6), ["gradient"], {"layer": (2, 2)}, regions=False, claim="x"
+    )
+    writer = MapsWriter(path)
+    for row, values in enumerate(MAPS):
+        writer.write("gradient", row, values)
+        writer.write("inputs", row, np.zeros((8, 6), np.uint8))
+        writer.write("activations/layer", row, np.full((2, 2), row, np.float32))
+    return path
+
+
+def test_what_was_written_is_read(written: Path) -> None:
+    maps = StoredMaps(written)
+    assert "gradient" in maps
+    assert "regions" not in maps
+    assert list(maps.attrs["case_ids"]) == ["a", "b", "c"]
+    assert maps["gradient"].shape == (3, 8, 6)
+    for row in (0, 1, 2, -1):
+        np.testing.assert_array_equal(maps["gradient"][row], MAPS[row])
+        assert not maps["inputs"][row].any()
+    assert maps["activations/layer"][2].tolist() == [[2, 2], [2, 2]]
+    with pytest.raises(IndexError):
+        maps["gradient"][3]
+
+
+def test_every_flipped_byte_is_found(written: Path) -> None:
+    file = written / "gradient" / "c" / "1" / "0" / "0"
+    whole = file.read_bytes()
+    maps = StoredMaps(written)
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(DataError, match=r"gradient: expected the whole chunk of row 1"):
+            maps["gradient"][1]
+    np.testing.assert_array_equal(maps["gradient"][0], MAPS[0])
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 40])
+def test_a_chunk_cut_off_is_found(written: Path, length: int) -> None:
+    file = written / "gradient" / "c" / "2" / "0" / "0"
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(DataError, match="expected the whole chunk of row 2, found damage"):
+        StoredMaps(written)["gradient"][2]
+
+
+@pytest.mark.parametrize("name", ["gradient", "inputs"])
+def test_a_chunk_that_is_missing_is_not_read_as_zeros(written: Path, name: str) -> None:
+    (written / name / "c" / "0" / "0" / "0").unlink()
+    with pytest.raises(DataError, match="its file is missing"):
+        StoredMaps(written)[name][0]
+
+
+def test_what_is_no_group_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "attributions.zarr").mkdir()
+    with pytest.raises(DataError, match="expected a Zarr group"):
+        StoredMaps(tmp_path / "attributions.zarr")
