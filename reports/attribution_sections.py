@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,8 @@ def attributions(folder: AnalysisFolder) -> Section | None:
     chosen = chosen.assign(
         completeness_gap_months=[_number(gaps.get(case_id)) for case_id in chosen["case_id"]]
     )
-    drawing = attribution_grid(
+    draw = partial(
+        attribution_grid,
         _rows(maps["inputs"], chosen["row"]),
         _rows(maps[method], chosen["row"]),
         [_title(row) for row in chosen.to_dict("records")],
@@ -70,7 +72,7 @@ def attributions(folder: AnalysisFolder) -> Section | None:
             )
         ),
         Drawing(
-            drawing,
+            draw,
             "Radiographs with signed attribution maps laid over them",
             f"{len(chosen)} of {len(cases):,} attributed cases: chosen evenly over sex and age, "
             "then those with the largest errors. The gap is what the map does not account for.",
@@ -178,7 +180,8 @@ def activations(folder: AnalysisFolder) -> Section | None:
         "months"
         for row in chosen.to_dict("records")
     ]
-    drawing = activation_grid(
+    draw = partial(
+        activation_grid,
         _rows(maps["inputs"], chosen["row"]),
         {
             figure_text(layer_name(layer)): _rows(maps[f"activations/{layer}"], chosen["row"])
@@ -195,7 +198,7 @@ def activations(folder: AnalysisFolder) -> Section | None:
             )
         ),
         Drawing(
-            drawing,
+            draw,
             "Radiographs and the mean activation of each layer beside them",
             "A girl or boy per row, ordered by age; layers from shallow to deep.",
             vector=False,
@@ -235,7 +238,7 @@ def regions(folder: AnalysisFolder) -> Section | None:
             )
         ),
         Drawing(
-            region_bars(named, title="Months per region"),
+            partial(region_bars, named, title="Months per region"),
             "Bars of the mean signed attribution in months for each hand region",
             "Mean over cases of the months that a region adds (orange, older) or takes (blue, "
             "younger), with 95% bootstrap intervals.",

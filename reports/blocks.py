@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import pandas as pd
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Drawing:
     """A figure, what it shows in words, and the data behind it.
 
     Args:
-        figure: what is drawn.
+        draw: draws the figure, when it is wanted.
         alternative: what stands for the figure where it cannot be seen.
         caption: what stands under it.
         data: what the CSV beside the figure holds, None for no CSV.
@@ -65,7 +68,7 @@ class Drawing:
         narrow: whether it is drawn at less than the full width.
     """
 
-    figure: Figure
+    draw: Callable[[], Figure]
     alternative: str
     caption: str
     data: pd.DataFrame | None = None

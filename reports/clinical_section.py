@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -44,7 +45,8 @@ def clinical(folder: AnalysisFolder) -> Section | None:
     if any(row["by"] == "age" for row in rows):
         blocks.append(
             Drawing(
-                error_by_subgroup(
+                partial(
+                    error_by_subgroup,
                     rows,
                     "significant_errors",
                     title=f"{errors}, with 95% intervals (Wilson)",
@@ -59,7 +61,7 @@ def clinical(folder: AnalysisFolder) -> Section | None:
     if real:
         blocks += [
             Drawing(
-                diagnosis_table(found),
+                partial(diagnosis_table, found),
                 "Numbers of cases by class of the reference and of the prediction",
                 "Delayed and advanced: more than 2 standard deviations below or above the "
                 "chronological age. Off the diagonal the prediction changes the class.",

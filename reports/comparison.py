@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def _errors(found: Comparison, pair: tuple[str, str]) -> Section:
         f"Errors: {pair[0]} and {pair[1]}",
         (
             Drawing(
-                paired_errors(groups),
+                partial(paired_errors, groups),
                 "Points with intervals: difference of the errors of two networks by sex and age",
                 f"Below 0, {pair[0]} is closer to the reference on the same cases.",
                 groups,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -37,7 +38,7 @@ def failures(folder: AnalysisFolder) -> Section | None:
     blocks: list[Block] = [
         Text((_who(found), *trait_sentences(found), cluster_sentence(found))),
         Drawing(
-            failure_map(table, clusters),
+            partial(failure_map, table, clusters),
             "Scatter plot of errors against reference bone age, the worst cases marked",
             "Each point is a case. Worst cases are marked by the pattern that they belong to.",
             table,
@@ -46,7 +47,7 @@ def failures(folder: AnalysisFolder) -> Section | None:
     if len(traits):
         blocks.append(
             Drawing(
-                trait_forest(traits, found["labels"], found["rules"]["level"]),
+                partial(trait_forest, traits, found["labels"], found["rules"]["level"]),
                 "Points with intervals: difference of worst cases from the rest in each trait",
                 "Each row is a trait; points with 95% intervals compare the worst cases with all "
                 "cases that are none. Filled: p < "
@@ -270,7 +271,8 @@ def _card_blocks(cards: Sequence[FailureCard]) -> list[Block]:
             )
         blocks.append(
             Drawing(
-                failure_cards(
+                partial(
+                    failure_cards,
                     ours,
                     [card_heading(one, figure_text(one.case_id)) for one in ours],
                     limit_months=limit,

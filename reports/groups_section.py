@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -47,7 +48,7 @@ def calibration(folder: AnalysisFolder) -> Section | None:
     blocks: list[Block] = [
         Text(tuple(paragraphs)),
         Drawing(
-            calibration_figure(found),
+            partial(calibration_figure, found),
             "Mean reference bone age over ten groups of predictions, and its distance from them",
             "Ten groups of as many cases each, by prediction. On the black line the children are "
             "as old as the network says, on average.",

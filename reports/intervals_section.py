@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -37,7 +38,7 @@ def intervals(folder: AnalysisFolder) -> Section | None:
     blocks: list[Block] = [
         Text((_what_was_done(settings, overall), _scatter(repeated, settings["method"]))),
         Drawing(
-            intervals_by_prediction(table, promised),
+            partial(intervals_by_prediction, table, promised),
             "Intervals by predicted age for girls and boys, with the errors of the checked cases",
             "Each point is a case of the checked half; the band is what was promised before its "
             "reference was known.",
@@ -47,7 +48,8 @@ def intervals(folder: AnalysisFolder) -> Section | None:
     if any(group["by"] == "age" for group in found["groups"]):
         blocks.append(
             Drawing(
-                error_by_subgroup(
+                partial(
+                    error_by_subgroup,
                     found["groups"],
                     "coverage",
                     title="Share of references inside, with 95% intervals (Wilson)",

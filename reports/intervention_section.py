@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -26,7 +27,7 @@ def interventions(folder: AnalysisFolder) -> Section | None:
     blocks: list[Block] = [
         Text((_what_was_done(step), _additivity(summary))),
         Drawing(
-            intervention_bars(summary),
+            partial(intervention_bars, summary),
             "Bars of the effect of each region's age on the prediction, with intervals",
             "1 would be a network that follows a region month by month. Where only some pictures "
             "change with a region, their number stands beside its name.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -76,7 +77,9 @@ def occlusion(folder: AnalysisFolder) -> Section | None:
         beside = " On the right, what the attribution gives to each region." * bool(method)
         blocks.append(
             Drawing(
-                occlusion_bars(summary, attribution, method_name(method) if method else ""),
+                partial(
+                    occlusion_bars, summary, attribution, method_name(method) if method else ""
+                ),
                 "Points with intervals: change of the prediction without each region, by filling",
                 "Left: the mean of |change|, and as grey ticks that of the same shape moved to "
                 f"elsewhere on the hand where there was room.{beside}",
@@ -88,7 +91,7 @@ def occlusion(folder: AnalysisFolder) -> Section | None:
         example = read_example(folder.path / EXAMPLE_FILE)
         blocks.append(
             Drawing(
-                removal_examples(example),
+                partial(removal_examples, example),
                 "A radiograph with an area outlined, and the same without it by each filling",
                 f"Case {example.case_id}, the middle one by age: the region of bone that matters "
                 "most, the same shape moved elsewhere, and the whole hand; with what each removal "

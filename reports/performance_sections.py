@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -63,7 +64,7 @@ def performance(folder: AnalysisFolder) -> Section | None:
             long,
         ),
         Drawing(
-            mae_against_baselines(metrics, run_name(folder)),
+            partial(mae_against_baselines, metrics, run_name(folder)),
             "Mean absolute error of the model beside baselines and quoted values",
             f"{FITTED if metrics['baselines'] else ''}Quoted values come from another test set and "
             "cannot be compared.",
@@ -123,14 +124,14 @@ def agreement(folder: AnalysisFolder) -> Section | None:
     plotted = predictions.assign(mean_months=mean)
     blocks = (
         Drawing(
-            predicted_against_reference(predictions),
+            partial(predicted_against_reference, predictions),
             "Scatter plot of predicted against reference bone age in months",
             "Each point is a case. On the line the prediction equals the reference.",
             predictions,
             narrow=True,
         ),
         Drawing(
-            bland_altman(predictions),
+            partial(bland_altman, predictions),
             "Bland–Altman plot: predicted minus reference against the mean of both",
             "A falling line means that the network reads towards the middle age.",
             plotted,
@@ -142,7 +143,7 @@ def agreement(folder: AnalysisFolder) -> Section | None:
             pd.DataFrame(numbers, columns=["what", "value", "interval_95"]),
         ),
         Drawing(
-            error_distribution(predictions),
+            partial(error_distribution, predictions),
             "Histogram of signed errors and cumulative shares of absolute errors",
             "How large the errors are.",
             predictions[["case_id", "sex", "error_months"]],
@@ -197,7 +198,7 @@ def subgroups(folder: AnalysisFolder) -> Section | None:
         ):
             blocks.append(
                 Drawing(
-                    error_by_subgroup(groups, metric),
+                    partial(error_by_subgroup, groups, metric),
                     f"{METRIC_NAMES[metric]} per age bin for girls, boys and both",
                     sentence,
                     flat,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -48,7 +49,7 @@ def region_profiles(folder: AnalysisFolder) -> Section | None:
         blocks.append(Text((f"The control was not used: {found.problem}.",), notice=True))
     blocks += [
         Drawing(
-            schematic_hands(table),
+            partial(schematic_hands, table),
             "Schematic hands by stage and sex, regions coloured by their enrichment",
             "Green regions hold more of the magnitude inside the hand than their share of its "
             "area, purple ones less. Bones and joints are drawn at a typical age of the stage, "
@@ -57,7 +58,7 @@ def region_profiles(folder: AnalysisFolder) -> Section | None:
             table,
         ),
         Drawing(
-            labelled_hand(found.profile.cell(), "share"),
+            partial(labelled_hand, found.profile.cell(), "share"),
             "A schematic hand whose regions bear their share of the magnitude",
             "All stages and both sexes: share of the magnitude inside the hand. Large regions hold "
             "much by their size alone.",
@@ -66,7 +67,7 @@ def region_profiles(folder: AnalysisFolder) -> Section | None:
         ),
         Text((control_sentence(found, folder),)),
         Drawing(
-            share_by_stage(table, None if found.control is None else found.control.table),
+            partial(share_by_stage, table, None if found.control is None else found.control.table),
             "Share of the magnitude inside the hand by region over the stages",
             "Mean over cases with 95% bootstrap intervals; hollow: few cases. Grey bars: the share "
             "of the hand's area. Diamonds: the same cases with random weights, where there is a "

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from boneage_xai.analysis.random_control import CONTROL_FOLDER, control_of, random_weights_of
+from boneage_xai.analysis.random_control import control_of, random_weights_of
 from boneage_xai.analysis.region_profile import (
     AGREE,
     ALL,
@@ -25,7 +25,7 @@ from boneage_xai.analysis.region_profile import (
 from boneage_xai.analysis.stages import STAGES
 from boneage_xai.anatomy import DIP, MCP, PIP, SOFT_TISSUE
 from boneage_xai.errors import DataError, ReportError
-from boneage_xai.store import AnalysisFolder
+from boneage_xai.store import CONTROL_FOLDER, AnalysisFolder
 from reports.wording import SEX_PLURALS, method_name, months, percent
 
 _JOINTS = (DIP, PIP, MCP)

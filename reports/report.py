@@ -243,8 +243,8 @@ def _shown_section(section: Section, vector: bool) -> dict[str, Any]:
 def _image_uri(drawing: Drawing, vector: bool) -> str:
     # As an image rather than inline: ids of one SVG cannot meet those of another.
     if drawing.vector and vector:
-        return data_uri("image/svg+xml", figure_bytes(drawing.figure, "svg"))
-    return data_uri("image/png", figure_bytes(drawing.figure, "png", dpi=_PNG_DPI))
+        return data_uri("image/svg+xml", figure_bytes(drawing.draw(), "svg"))
+    return data_uri("image/png", figure_bytes(drawing.draw(), "png", dpi=_PNG_DPI))
 
 
 def _csv(name: str, data: pd.DataFrame | None) -> _Csv | None:

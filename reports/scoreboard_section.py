@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -43,7 +44,7 @@ def scoreboard(folder: AnalysisFolder) -> Section | None:
             )
         ),
         Drawing(
-            scoreboard_figure(summary),
+            partial(scoreboard_figure, summary),
             "Points with intervals: four scores of every attribution method",
             "The methods whose regions agree best with the true effects are on top.",
             summary,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 
@@ -114,7 +115,7 @@ def data(folder: AnalysisFolder) -> Section | None:
             pd.DataFrame(rows, columns=["group", *columns[1:]]),
         ),
         Drawing(
-            bone_age_by_sex(predictions["reference_months"], predictions["sex"]),
+            partial(bone_age_by_sex, predictions["reference_months"], predictions["sex"]),
             "Histograms of reference bone age, girls above and boys below",
             "How many girls and boys of which reference bone age were analysed.",
             predictions[["case_id", "sex", "reference_months"]],
@@ -131,7 +132,7 @@ def training(folder: AnalysisFolder) -> Section | None:
     # Counted from 1, as the command line does.
     history = history.assign(epoch=history["epoch"] + 1)
     figure = Drawing(
-        learning_curve(history),
+        partial(learning_curve, history),
         "Training and validation MAE per epoch",
         "The weights analysed here are those of the epoch with the lowest validation error.",
         history,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def sex_effect(folder: AnalysisFolder) -> Section | None:
     blocks: list[Block] = [
         Text(sex_sentences(table, errors)),
         Drawing(
-            sex_effect_by_age(table, summary, milestones()),
+            partial(sex_effect_by_age, table, summary, milestones()),
             "Points: change of each prediction by the sex; means by age; milestones as crosses",
             "A cross is a milestone of a centre of the hand (first seen, or complete): how many "
             "months later boys pass it, at the girls' age. Those are approximate medians of other "

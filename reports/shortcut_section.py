@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def _data(rows: Sequence[Mapping[str, Any]], rules: Mapping[str, Any]) -> list[B
     table = pd.DataFrame(rows)
     return [
         Drawing(
-            data_panels(rows),
+            partial(data_panels, rows),
             "Points with intervals: how well each thing beside the hand tells age and sex",
             "The data by themselves, without the network. Predictions by ridge regression for "
             "cases it was not fitted on, with 95% intervals; grey lines are chance, dashed marks "
@@ -103,7 +104,7 @@ def _network(rows: Sequence[Mapping[str, Any]], rules: Mapping[str, Any]) -> lis
     table = pd.DataFrame(rows)
     return [
         Drawing(
-            change_panels(rows, rules["least_months"], rules["least_slope"]),
+            partial(change_panels, rows, rules["least_months"], rules["least_slope"]),
             "Points with intervals: months that predictions move when something beside the hand "
             "changes, and how that depends on age",
             "Points with 95% bootstrap intervals over cases; grey diamonds are controls (the same "
@@ -153,7 +154,7 @@ def _example(folder: AnalysisFolder) -> list[Block]:
     titles["original"] += f"\n{predicted:.1f} months"
     return [
         Drawing(
-            example_pictures(pictures, titles),
+            partial(example_pictures, pictures, titles),
             "One radiograph with its marker, without it, with it elsewhere, and the control",
             f"Case {case_id}, whose prediction moves by the median amount when its marker is "
             "erased: the prediction, and what each change does to it.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -27,7 +28,7 @@ def stress(folder: AnalysisFolder) -> Section | None:
     blocks: list[Block] = [
         Text(stress_sentences(summary)),
         Drawing(
-            stress_effects(summary),
+            partial(stress_effects, summary),
             "Points with intervals: change of the error by each transform; bars: cases that move",
             "Each row is one change of appearance. Left: mean absolute error after minus before on "
             "the same cases. Right: share of cases whose prediction moves by more than 6, 12 and "
@@ -40,7 +41,8 @@ def stress(folder: AnalysisFolder) -> Section | None:
     if examples:
         blocks.append(
             Drawing(
-                stress_pairs(
+                partial(
+                    stress_pairs,
                     [one.original for one in examples],
                     [one.changed for one in examples],
                     [
