@@ -7,41 +7,32 @@ DIR is an analysis folder or a folder that holds several. Without it the demo's 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import streamlit as st
 
-from apps.views import (
-    case,
-    cohort,
-    compare,
-    performance,
-    regions,
-    stress,
-    training,
-    trust,
-    try_it,
-)
+from apps.views import results
 from apps.views.folders import DEMO, HOW_TO_BEGIN, find_analyses
 from apps.views.links import linked_choice, plain
 from boneage_xai.errors import BoneAgeError
 from boneage_xai.store import AnalysisFolder
 from reports.wording import RESEARCH_USE, run_name
 
-# Name in the address to title and function; most take the analysis that is looked at.
-PAGES: dict[str, tuple[str, Callable[..., None]]] = {
-    "performance": ("Performance", performance.show),
-    "case": ("Case", case.show),
-    "try_it": ("Try it", try_it.show),
-    "regions": ("Regions", regions.show),
-    "trust": ("Trust", trust.show),
-    "stress": ("Stress", stress.show),
-    "compare": ("Compare", compare.show),
-    "cohort": ("Cohort", cohort.show),
-    "training": ("Training", training.show),
+# Name in the address, which is also the module's, to title.
+PAGES = {
+    "performance": "Performance",
+    "case": "Case",
+    "try_it": "Try it",
+    "regions": "Regions",
+    "trust": "Trust",
+    "stress": "Stress",
+    "compare": "Compare",
+    "cohort": "Cohort",
+    "training": "Training",
 }
-# Their functions take all analyses that were found, too.
+# Their functions take the analysis that is looked at and all that were found; the others the first.
 OF_SEVERAL = frozenset({"compare", "training"})
 
 
@@ -71,9 +62,7 @@ def _show(arguments: list[str]) -> None:
         if len(analyses) > 1:
             name = linked_choice(st.selectbox, "Analysis", list(analyses), "analysis")
         folder = AnalysisFolder.open(analyses[name])
-        page = linked_choice(
-            st.radio, "Page", list(PAGES), "page", format_func=lambda key: PAGES[key][0]
-        )
+        page = linked_choice(st.radio, "Page", list(PAGES), "page", format_func=PAGES.__getitem__)
         st.divider()
         run = folder.manifest["run"]
         st.caption(
@@ -82,12 +71,19 @@ def _show(arguments: list[str]) -> None:
         )
     st.caption(f":material/science: **{RESEARCH_USE}**")
     if page != "try_it":
-        try_it.forget()
-    draw = PAGES[page][1]
+        results.forget(results.UPLOADS)
+    show = _module(page).show
     if page in OF_SEVERAL:
-        draw(folder, analyses)
+        show(folder, analyses)
     else:
-        draw(folder)
+        show(folder)
+    # The page is there; the others shall not take seconds when they are asked for.
+    for other in PAGES:
+        _module(other)
+
+
+def _module(page: str) -> ModuleType:
+    return import_module(f"apps.views.{page}")
 
 
 if __name__ == "__main__":

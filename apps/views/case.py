@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Hashable, Mapping
+from itertools import islice
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from apps.views import explaining, live, pictures, reading, region_charts
+from apps.views import explaining, live, pictures, reading, region_charts, results, summaries
 from apps.views.cards import ATTRIBUTE, cards, missing
-from apps.views.links import choice_key, linked_choice, linked_number, plain
+from apps.views.links import choice_key, linked_answer, linked_choice, linked_number, plain
 from boneage_xai.analysis.single_reading import regions_seen
 from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import RegionMap, Sex
@@ -22,6 +23,10 @@ from reports.wording import (
     months,
     preferred_method,
 )
+
+# Longer lists take the browser most of a second to draw.
+_MOST_LISTED = 250
+_FIND = "find-case"
 
 
 def show(folder: AnalysisFolder) -> None:
@@ -35,7 +40,7 @@ def show(folder: AnalysisFolder) -> None:
     row, case_id = int(case["row"]), str(case["case_id"])
     image = reading.case_array(folder, "inputs", row)
     map_months = reading.case_array(folder, method, row)
-    limit = reading.limit_months(folder, method)
+    limit = summaries.limit_months(folder, method)
     picture, facts = st.columns([11, 10], gap="large")
     with picture:
         pictures.overlay(
@@ -75,7 +80,7 @@ def _subject(
         stored = reading.case_regions(folder, case_id, int(case["row"]))
         return regions_seen(image) if stored is None else stored
 
-    key = live.key_of("case", str(folder.path), folder.manifest["run"].get("model_id"), case_id)
+    key = results.key_of("case", str(folder.path), folder.manifest["run"].get("model_id"), case_id)
     return explaining.Subject(key, image, Sex(sex), regions_of, case_id)
 
 
@@ -84,17 +89,18 @@ def _asked(
 ) -> tuple[Mapping[Hashable, Any], str, float]:
     """Ask for case, method and opacity."""
     labels = reading.case_labels(folder)
-    ids = list(labels)
     methods = list(dict.fromkeys(found["method"]))
     first = preferred_method(methods)
     methods = [first, *(name for name in methods if name != first)]
+    matching = _matching(labels)
     choose, how, strength = st.columns([5, 4, 4], vertical_alignment="bottom")
     with choose:
         case_id = linked_choice(
             st.selectbox,
-            f"Case ({len(ids):,} attributed)",
-            ids,
+            f"Case ({len(labels):,} attributed)",
+            labels,
             "case",
+            listed=matching or _around(list(labels), linked_answer(labels, "case")),
             format_func=labels.__getitem__,
         )
     with how:
@@ -112,11 +118,45 @@ def _asked(
             step=5,
             format="%d%%",
         )
+    back, forward, find = st.columns([2, 2, 9])
+    if len(labels) > _MOST_LISTED:
+        with find:
+            _ask_what_to_find(matching)
+    ids = matching or list(labels)
     position = ids.index(case_id)
-    back, forward, _ = st.columns([2, 2, 9])
     _step(back, "← Previous", ids, position - 1, "P")
     _step(forward, "Next →", ids, position + 1, "N")
-    return cases.iloc[position].to_dict(), method, opacity / 100
+    return cases.iloc[list(labels).index(case_id)].to_dict(), method, opacity / 100
+
+
+def _matching(labels: Mapping[str, str]) -> list[str]:
+    """Return the first cases whose lines have words that begin as all those that are looked for."""
+    wanted = str(st.session_state.get(_FIND, "")).casefold().split()
+
+    def holds(line: str) -> bool:
+        words = line.casefold().split()
+        return all(any(word.startswith(one) for word in words) for one in wanted)
+
+    found = (case_id for case_id, line in labels.items() if wanted and holds(line))
+    return list(islice(found, _MOST_LISTED))
+
+
+def _around(ids: list[str], case_id: str) -> list[str]:
+    """Return what one list can hold of all cases, this one among them."""
+    first = ids.index(case_id) // _MOST_LISTED * _MOST_LISTED
+    return ids[first : first + _MOST_LISTED]
+
+
+def _ask_what_to_find(matching: list[str]) -> None:
+    wanted = st.text_input(
+        "Find cases",
+        key=_FIND,
+        placeholder="Find cases: an id, a sex, an age; for example: girl 96 months",
+        label_visibility="collapsed",
+    )
+    if wanted.strip():
+        most = "the first " * (len(matching) == _MOST_LISTED)
+        st.caption(f"{most}{len(matching):,} found" if matching else "None found; all are listed.")
 
 
 def _step(column: Any, label: str, ids: list[str], position: int, keys: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from apps.views import live, pictures, region_charts
+from apps.views import live, pictures, region_charts, results
 from apps.views.links import linked_choice, plain
 from boneage_xai.analysis.neighbours import (
     TrainingFeatures,
@@ -55,7 +55,7 @@ class Subject:
 
     def result(self, what: str, *parts: object) -> str:
         """Return the key of a result on this radiograph."""
-        return live.key_of(f"{self.kind}-{what}", self.key, self.sex, *parts)
+        return results.key_of(f"{self.kind}-{what}", self.key, self.sex, *parts)
 
 
 def erasing(folder: AnalysisFolder, subject: Subject) -> None:
@@ -67,11 +67,11 @@ def erasing(folder: AnalysisFolder, subject: Subject) -> None:
     )
     loaded = live.loaded_run(folder)
     regions_key = subject.result("regions")
-    regions = live.kept(regions_key)
+    regions = results.kept(regions_key)
     if regions is None:
         with st.spinner("Looking for the regions of the hand …"):
             regions = subject.regions_of()
-        live.keep(regions_key, regions)
+        results.keep(regions_key, regions)
     names = _names(regions)
     if not names:
         st.info("No hand was found on this radiograph, so that no region can be taken out.")

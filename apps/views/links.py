@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import streamlit as st
@@ -12,7 +12,13 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&@])")
 
 
 def linked_choice(
-    ask: Callable[..., Any], label: str, options: Sequence[str], parameter: str, **settings: Any
+    ask: Callable[..., Any],
+    label: str,
+    options: Collection[str],
+    parameter: str,
+    *,
+    listed: Sequence[str] = (),
+    **settings: Any,
 ) -> str:
     """Ask for one of several options and keep the answer in the address.
 
@@ -21,27 +27,45 @@ def linked_choice(
         label: what is asked.
         options: the answers, at least one.
         parameter: name in the address.
+        listed: which of the options the widget lists, all by default. Where the answer so far is
+            not among them, the first of them is the answer.
         settings: further arguments of the widget.
 
     Returns:
         The answer; the first option where the address asks for none of them.
     """
-    key, written = choice_key(parameter), f"written-{parameter}"
+    key, written, first = choice_key(parameter), _written_key(parameter), next(iter(options))
     address = st.query_params.get(parameter)
-    asked = address if address in options else options[0]
-    # The address was changed from outside (a link, the back button, another page), or the
-    # widget is new on this page.
-    if asked != st.session_state.get(written) or st.session_state.get(key) not in options:
-        st.session_state[key] = asked
-    chosen = str(ask(label, options, key=key, **settings))
+    answer = linked_answer(options, parameter)
+    if listed and answer not in listed:
+        answer = listed[0]
+    if st.session_state.get(key) != answer:
+        st.session_state[key] = answer
+    chosen = str(ask(label, listed or list(options), key=key, **settings))
     st.session_state[written] = chosen
     # The first option is left out of the address, so that opening a page adds no step to the
     # history that the back button would have to undo.
-    if chosen != options[0] and chosen != address:
+    if chosen != first and chosen != address:
         st.query_params[parameter] = chosen
-    elif chosen == options[0] and address is not None:
+    elif chosen == first and address is not None:
         del st.query_params[parameter]
     return chosen
+
+
+def linked_answer(options: Collection[str], parameter: str) -> str:
+    """Return the answer to a linked choice before it is asked; see :func:`linked_choice`."""
+    address = st.query_params.get(parameter)
+    asked = address if address is not None and address in options else next(iter(options))
+    held = st.session_state.get(choice_key(parameter))
+    # The address was changed from outside (a link, the back button, another page), or the
+    # widget is new on this page.
+    if asked != st.session_state.get(_written_key(parameter)) or held not in options:
+        return asked
+    return str(held)
+
+
+def _written_key(parameter: str) -> str:
+    return f"written-{parameter}"
 
 
 def linked_number(
@@ -65,7 +89,7 @@ def linked_number(
         default: the answer where the address names none that is possible; it is left out of it.
         settings: further arguments of the widget.
     """
-    key, written = choice_key(parameter), f"written-{parameter}"
+    key, written = choice_key(parameter), _written_key(parameter)
     address = st.query_params.get(parameter)
     known = address is not None and address.isascii() and address.isdecimal() and len(address) < 9
     asked = int(address) if known and address is not None else default

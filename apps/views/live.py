@@ -6,7 +6,6 @@ Long work therefore reports each of its steps to a progress bar, which is where 
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 import streamlit as st
 
 from apps.options import device
+from apps.views import results
 from apps.views.links import plain
 from boneage_xai.analysis.neighbours import TrainingFeatures
 from boneage_xai.analysis.recorded_run import load_recorded_run, recorded_run_folder
@@ -27,8 +27,7 @@ from boneage_xai.store import AnalysisFolder
 
 Result = TypeVar("Result")
 
-_RESULTS, _RUNNING = "live-results", "live-running"
-_MOST_RESULTS = 24
+_RUNNING = "live-running"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,32 +72,6 @@ def training_store() -> dict[str, TrainingFeatures]:
     return {}
 
 
-def key_of(what: str, *parts: object) -> str:
-    """Return the key of a result: what was computed, of what, with what."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
-    return f"{what}-{digest}"
-
-
-def kept(key: str) -> Any:
-    """Return a result of this session, None where there is none."""
-    return st.session_state.get(_RESULTS, {}).get(key)
-
-
-def keep(key: str, result: Any) -> None:
-    """Keep a result for this session, in memory."""
-    results = st.session_state.setdefault(_RESULTS, {})
-    results[key] = result
-    while len(results) > _MOST_RESULTS:
-        results.pop(next(iter(results)))
-
-
-def forget(*beginnings: str) -> None:
-    """Forget the results whose keys begin with one of these."""
-    results = st.session_state.get(_RESULTS, {})
-    for key in [key for key in results if key.startswith(beginnings)]:
-        del results[key]
-
-
 def on_request(
     key: str,
     label: str,
@@ -122,7 +95,7 @@ def on_request(
         The result; None before it was asked for, after it was stopped and after an error, which
         is shown.
     """
-    found: Result | None = kept(key)
+    found: Result | None = results.kept(key)
     if found is not None:
         return found
     place = st.empty()
@@ -139,7 +112,7 @@ def on_request(
     except BoneAgeError as error:
         st.error(plain(str(error)))
         return None
-    keep(key, found)
+    results.keep(key, found)
     return found
 
 

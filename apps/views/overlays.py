@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from apps.views import reading
+from apps.views import reading, summaries
 from apps.views.links import plain
 from boneage_xai.figures.overlay import overlay_pixels
 from boneage_xai.store import AnalysisFolder
@@ -32,7 +32,7 @@ def show_side_by_side(
             if row is None:
                 st.caption(f"{plain(caption)}: no map of this case.")
                 continue
-            limit = reading.limit_months(folder, method)
+            limit = summaries.limit_months(folder, method)
             st.image(
                 overlay_pixels(
                     reading.case_array(folder, "inputs", row),

@@ -12,10 +12,8 @@ from apps.views import certainty_charts, charts, reading
 from apps.views.cards import EVALUATE, cards, missing
 from apps.views.links import linked_choice, plain
 from apps.views.picked import CASE_COLUMNS, follow_pick, offer_case, offer_cases, ordered, picked
-from apps.views.sections import Picture, section_there, show_section
+from apps.views.sections import section_there, show_section
 from boneage_xai.analysis.subgroups import age_bin_indices
-from boneage_xai.figures.performance import mae_against_baselines
-from boneage_xai.figures.style import figure_bytes
 from boneage_xai.store import AnalysisFolder
 from reports.blocks import Table
 from reports.wording import estimate_text, group_name, months, optimism, percent, run_name
@@ -250,7 +248,7 @@ def _diagnosis(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
         missing(folder, "What errors mean for a diagnosis", EVALUATE)
         return
     found = metrics["clinical"]
-    show_section(folder, "clinical", skip=lambda block: isinstance(block, Table | Picture))
+    show_section(folder, "clinical", drawings=False, skip=lambda block: isinstance(block, Table))
     chart = charts.subgroup_chart(
         found["significant_by"],
         "significant_errors",
@@ -275,7 +273,9 @@ def _diagnosis(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
             "Delayed and advanced: more than 2 standard deviations below or above the "
             "chronological age. Off the diagonal the prediction changes the class."
         )
-    show_section(folder, "clinical", skip=lambda block: not isinstance(block, Table))
+    show_section(
+        folder, "clinical", drawings=False, skip=lambda block: not isinstance(block, Table)
+    )
 
 
 _VIEWS: dict[str, tuple[str, Callable[[AnalysisFolder, Mapping[str, Any]], None]]] = {
@@ -290,4 +290,8 @@ _VIEWS: dict[str, tuple[str, Callable[[AnalysisFolder, Mapping[str, Any]], None]
 
 @st.cache_data(show_spinner=False, max_entries=8)
 def _baselines_png(metrics: dict[str, Any], name: str) -> bytes:
+    # What draws takes a second to import, which the numbers above need not wait for.
+    from boneage_xai.figures.performance import mae_against_baselines
+    from boneage_xai.figures.style import figure_bytes
+
     return figure_bytes(mae_against_baselines(metrics, name))

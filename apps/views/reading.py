@@ -1,4 +1,7 @@
-"""Reads from an analysis folder that are kept until the file changes."""
+"""Reads from an analysis folder that are kept until the file changes.
+
+Nothing here computes, so that a page has its first numbers without the library's networks.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import streamlit as st
 
-from boneage_xai.analysis.completeness import COMPLETENESS_COLUMNS, with_tolerance
-from boneage_xai.analysis.neighbours import NEIGHBOUR_TABLE
-from boneage_xai.analysis.occlusion_agreement import compared
-from boneage_xai.analysis.random_control import CONTROL_FOLDER
-from boneage_xai.analysis.random_control import similarity_to_control as similarity_to_control_of
-from boneage_xai.analysis.stress import (
-    EXAMPLES_FILE,
-    STRESS_TABLE,
-    StressExample,
-    read_examples,
-    summarise_stress,
-)
-from boneage_xai.figures.overlay import analysis_limit_months
-from boneage_xai.store import AnalysisFolder, read_table
+from boneage_xai.store import CONTROL_FOLDER, NEIGHBOUR_TABLE, AnalysisFolder, read_table
 from boneage_xai.types import RegionMap
 from reports.examples import attributed_cases
 from reports.wording import SEX_WORDS, months
@@ -37,40 +27,40 @@ def has(folder: AnalysisFolder, *names: str) -> bool:
 
 def predictions(folder: AnalysisFolder) -> pd.DataFrame:
     """Return the predictions."""
-    return _predictions(str(folder.path), _changed(folder.path / "predictions.parquet"))
+    return _predictions(str(folder.path), changed_at(folder.path / "predictions.parquet"))
 
 
 def metrics(folder: AnalysisFolder) -> dict[str, Any]:
     """Return the metrics."""
-    return _metrics(str(folder.path), _changed(folder.path / "metrics.json"))
+    return _metrics(str(folder.path), changed_at(folder.path / "metrics.json"))
 
 
 def history(folder: AnalysisFolder) -> pd.DataFrame | None:
     """Return the training history, None where there is none."""
-    return _history(str(folder.path), _changed(folder.path / "history.csv"))
+    return _history(str(folder.path), changed_at(folder.path / "history.csv"))
 
 
 def cases(folder: AnalysisFolder) -> pd.DataFrame | None:
     """Return the attributed cases, None before ``attribute``."""
-    changes = [_changed(folder.path / n) for n in ("attributions.parquet", "predictions.parquet")]
+    changes = [changed_at(folder.path / n) for n in ("attributions.parquet", "predictions.parquet")]
     return _cases(str(folder.path), *changes)
 
 
 def case_labels(folder: AnalysisFolder) -> dict[str, str]:
     """Return what each attributed case is called in a list, in the order of their maps."""
     return _case_labels(
-        str(folder.path), _maps_changed(folder), _changed(folder.path / "predictions.parquet")
+        str(folder.path), maps_changed(folder), changed_at(folder.path / "predictions.parquet")
     )
 
 
 def attributions(folder: AnalysisFolder) -> pd.DataFrame | None:
     """Return one row per case and method, None before ``attribute``."""
-    return _attributions(str(folder.path), _changed(folder.path / "attributions.parquet"))
+    return _attributions(str(folder.path), changed_at(folder.path / "attributions.parquet"))
 
 
 def regions(folder: AnalysisFolder) -> pd.DataFrame | None:
     """Return one row per case, method and region, None without region maps."""
-    return _regions(str(folder.path), _changed(folder.path / "regions.parquet"))
+    return _regions(str(folder.path), changed_at(folder.path / "regions.parquet"))
 
 
 def table(
@@ -78,42 +68,13 @@ def table(
 ) -> pd.DataFrame | None:
     """Return a table of the analysis, of a Parquet file only some columns; None without it."""
     asked = None if columns is None else tuple(columns)
-    return _table(str(folder.path), name, asked, _changed(folder.path / name))
-
-
-def stress(folder: AnalysisFolder) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    """Return the stress test and its summary by transform, None before ``stress``."""
-    return _stress(str(folder.path), _changed(folder.path / STRESS_TABLE))
-
-
-def stress_examples(folder: AnalysisFolder) -> list[StressExample]:
-    """Return the case that each family of transforms moves most; empty without them."""
-    return _stress_examples(str(folder.path), _changed(folder.path / EXAMPLES_FILE))
-
-
-def completeness(folder: AnalysisFolder) -> pd.DataFrame | None:
-    """Return gaps and their tolerances by case and method, None before ``attribute``."""
-    found = table(folder, "attributions.parquet", COMPLETENESS_COLUMNS)
-    if found is None or found.empty:
-        return None
-    settings = folder.manifest["steps"].get("attribute", {}).get("settings") or {}
-    return with_tolerance(found, settings)
-
-
-def similarity_to_control(folder: AnalysisFolder) -> pd.DataFrame | None:
-    """Return how alike maps are to those of random weights, None without such a control."""
-    return _similarity_to_control(str(folder.path), changes(folder))
-
-
-def removal_verdicts(folder: AnalysisFolder) -> pd.DataFrame | None:
-    """Return which methods agree with what removal does, None where it cannot be compared."""
-    return _removal_verdicts(str(folder.path), changes(folder))
+    return _table(str(folder.path), name, asked, changed_at(folder.path / name))
 
 
 def changes(folder: AnalysisFolder) -> tuple[tuple[str, int], ...]:
     """Return when each file of an analysis and of its control was last written."""
     return tuple(
-        (str(file.relative_to(folder.path)), _changed(file))
+        (str(file.relative_to(folder.path)), changed_at(file))
         for pattern in ("*.*", "attributions.zarr/zarr.json", f"{CONTROL_FOLDER}/*.*")
         for file in sorted(folder.path.glob(pattern))
         if file.is_file()
@@ -124,7 +85,7 @@ def profile_changes(folder: AnalysisFolder) -> tuple[int, ...]:
     """Return when the files behind a region profile and its control were last written."""
     control = folder.path / CONTROL_FOLDER
     return tuple(
-        _changed(file)
+        changed_at(file)
         for file in (
             folder.path / "regions.parquet",
             folder.path / "predictions.parquet",
@@ -143,7 +104,7 @@ def layers(folder: AnalysisFolder) -> list[str]:
 
 def case_array(folder: AnalysisFolder, name: str, row: int) -> npt.NDArray[Any]:
     """Return one case of a Zarr array of the analysis."""
-    return _case_array(str(folder.path), name, row, _maps_changed(folder))
+    return _case_array(str(folder.path), name, row, maps_changed(folder))
 
 
 def case_regions(folder: AnalysisFolder, case_id: str, row: int) -> RegionMap | None:
@@ -162,7 +123,7 @@ def case_regions(folder: AnalysisFolder, case_id: str, row: int) -> RegionMap | 
 
 def neighbours(folder: AnalysisFolder, case_id: str) -> pd.DataFrame | None:
     """Return the stored neighbours of a case, None before ``neighbours``."""
-    table = _neighbours(str(folder.path), _changed(folder.path / NEIGHBOUR_TABLE))
+    table = _neighbours(str(folder.path), changed_at(folder.path / NEIGHBOUR_TABLE))
     if table is None:
         return None
     found = table[table["case_id"].astype(str) == case_id].sort_values("rank")
@@ -173,7 +134,7 @@ def interval(folder: AnalysisFolder, case_id: str) -> tuple[float, float, float]
     """Return the ends of a case's prediction interval and its coverage, None without one."""
     if not has(folder, "intervals.parquet", "intervals.json"):
         return None
-    table, coverage = _intervals(str(folder.path), _changed(folder.path / "intervals.parquet"))
+    table, coverage = _intervals(str(folder.path), changed_at(folder.path / "intervals.parquet"))
     found = table[table["case_id"].astype(str) == case_id]
     if found.empty or coverage is None:
         return None
@@ -184,21 +145,17 @@ def interval(folder: AnalysisFolder, case_id: str) -> tuple[float, float, float]
 
 def map_row(folder: AnalysisFolder, case_id: str) -> int | None:
     """Return the row of a case in the arrays of maps, None where it has none."""
-    return _map_rows(str(folder.path), _maps_changed(folder)).get(case_id)
+    return _map_rows(str(folder.path), maps_changed(folder)).get(case_id)
 
 
-def limit_months(folder: AnalysisFolder, method: str) -> float:
-    """Return the end of the colour scale that all cases share, months per pixel."""
-    return _limit_months(str(folder.path), method, _maps_changed(folder))
-
-
-def _changed(file: Path) -> int:
+def changed_at(file: Path) -> int:
     """Return when a file was last written, in nanoseconds; 0 where there is none."""
     return file.stat().st_mtime_ns if file.is_file() else 0
 
 
-def _maps_changed(folder: AnalysisFolder) -> int:
-    return _changed(folder.path / "attributions.zarr" / "zarr.json")
+def maps_changed(folder: AnalysisFolder) -> int:
+    """Return when the maps of an analysis were last begun, in nanoseconds; 0 without maps."""
+    return changed_at(folder.path / "attributions.zarr" / "zarr.json")
 
 
 # What changed is an argument only so that a file written anew is read anew. Large tables are shared
@@ -268,28 +225,6 @@ def _table(
     return read_table(file, columns) if file.is_file() else None
 
 
-@st.cache_data(show_spinner="Summarising the stress test …", max_entries=4)
-def _stress(path: str, changed: int) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    found = AnalysisFolder.open(Path(path)).stress()
-    return None if found is None or found.empty else (found, summarise_stress(found))
-
-
-@st.cache_data(show_spinner=False, max_entries=4)
-def _stress_examples(path: str, changed: int) -> list[StressExample]:
-    file = Path(path) / EXAMPLES_FILE
-    return read_examples(file) if file.is_file() else []
-
-
-@st.cache_data(show_spinner="Comparing maps with the control …", max_entries=4)
-def _similarity_to_control(path: str, changed: tuple[tuple[str, int], ...]) -> pd.DataFrame | None:
-    return similarity_to_control_of(AnalysisFolder.open(Path(path)))
-
-
-@st.cache_data(show_spinner="Comparing maps with removal …", max_entries=4)
-def _removal_verdicts(path: str, changed: tuple[tuple[str, int], ...]) -> pd.DataFrame | None:
-    return compared(AnalysisFolder.open(Path(path))).verdicts
-
-
 @st.cache_data(show_spinner=False, max_entries=64)
 def _case_array(path: str, name: str, row: int, changed: int) -> npt.NDArray[Any]:
     maps = AnalysisFolder.open(Path(path)).maps()
@@ -302,9 +237,3 @@ def _map_rows(path: str, changed: int) -> dict[str, int]:
     maps = AnalysisFolder.open(Path(path)).maps()
     ids: Any = [] if maps is None else maps.attrs.get("case_ids", [])
     return {str(case_id): row for row, case_id in enumerate(ids)}
-
-
-@st.cache_data(show_spinner=False, max_entries=32)
-def _limit_months(path: str, method: str, changed: int) -> float:
-    maps = AnalysisFolder.open(Path(path)).maps()
-    return 1.0 if maps is None else analysis_limit_months(maps, method)

@@ -11,10 +11,8 @@ import streamlit as st
 from apps.views import reading
 from apps.views.cards import cards
 from apps.views.links import plain
-from boneage_xai.figures.style import figure_bytes
 from boneage_xai.store import AnalysisFolder
-from reports.blocks import Block, Drawing, Headline, Section, Table, Text
-from reports.sections import SECTIONS
+from reports.blocks import Block, Drawing, Headline, Table, Text
 
 _DPI = 130
 _WIDTH_PX, _NARROW_PX = 940, 680
@@ -32,7 +30,7 @@ class Picture:
 
 def section_there(folder: AnalysisFolder, name: str) -> bool:
     """Return whether a section of the report has what it needs in this analysis."""
-    return _blocks(str(folder.path), name, reading.changes(folder)) is not None
+    return _blocks(str(folder.path), name, False, reading.changes(folder)) is not None
 
 
 def show_section(
@@ -50,14 +48,14 @@ def show_section(
         drawings: whether its figures are shown, too.
         skip: says which blocks to leave out.
     """
-    blocks = _blocks(str(folder.path), name, reading.changes(folder)) or ()
+    blocks = _blocks(str(folder.path), name, drawings, reading.changes(folder)) or ()
     kept = [block for block in blocks if skip is None or not skip(block)]
     for block in kept:
         if isinstance(block, Text):
             _text(block)
         elif isinstance(block, Headline):
             cards([(one.label, one.value, one.detail) for one in block.numbers])
-        elif isinstance(block, Picture) and drawings:
+        elif isinstance(block, Picture):
             st.image(block.png, width=_NARROW_PX if block.narrow else _WIDTH_PX)
             st.caption(plain(block.caption))
     if tables := [block for block in kept if isinstance(block, Table)]:
@@ -96,17 +94,24 @@ def _cell(text: str) -> str:
 
 @st.cache_data(show_spinner="Summarising …", max_entries=32)
 def _blocks(
-    path: str, name: str, changed: tuple[tuple[str, int], ...]
+    path: str, name: str, drawings: bool, changed: tuple[tuple[str, int], ...]
 ) -> tuple[Block | Picture, ...] | None:
-    section: Section | None = SECTIONS[name](AnalysisFolder.open(Path(path)))
+    # Sections compute with all of the library, which takes seconds to import.
+    from reports.sections import SECTIONS
+
+    section = SECTIONS[name](AnalysisFolder.open(Path(path)))
     if section is None:
         return None
-    return tuple(_kept(block) for block in section.blocks)
+    return tuple(
+        _kept(block) for block in section.blocks if drawings or not isinstance(block, Drawing)
+    )
 
 
 def _kept(block: Block) -> Block | Picture:
     if isinstance(block, Drawing):
-        return Picture(figure_bytes(block.figure, dpi=_DPI), block.caption, block.narrow)
+        from boneage_xai.figures.style import figure_bytes
+
+        return Picture(figure_bytes(block.draw(), dpi=_DPI), block.caption, block.narrow)
     if isinstance(block, Table):
         return Table(block.caption, block.columns, block.rows, words=block.words)
     return block

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import streamlit as st
 
-from apps.views import reading, stress_charts
+from apps.views import reading, stress_charts, summaries
 from apps.views.cards import cards, missing
 from apps.views.links import linked_choice, plain
 from apps.views.picked import follow_pick, offer_case, offer_cases, ordered, picked
@@ -58,7 +58,7 @@ _CASES = {
 def show(folder: AnalysisFolder) -> None:
     """Show which changes of appearance hurt, the cases they move, and what the sex does."""
     st.header("Stress")
-    found = reading.stress(folder)
+    found = summaries.stress(folder)
     if found is None:
         missing(folder, "A stress test of changed radiographs", STRESS)
     else:
@@ -161,7 +161,7 @@ def _worst(folder: AnalysisFolder, family: str | None) -> None:
     """Show what the network saw of the cases that were moved most."""
     examples = [
         one
-        for one in reading.stress_examples(folder)
+        for one in summaries.stress_examples(folder)
         if one.transform in STRESS_TRANSFORMS and family in (None, one.family)
     ]
     if not examples:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from apps.views import reading, trust_charts
+from apps.views import summaries, trust_charts
 from apps.views.cards import ATTRIBUTE, cards, missing
 from apps.views.links import linked_choice, plain
 from apps.views.overlays import show_side_by_side
@@ -15,10 +15,10 @@ from apps.views.picked import follow_pick, offer_case, picked
 from apps.views.sections import section_there, show_section
 from boneage_xai.analysis.completeness import summarise_completeness
 from boneage_xai.analysis.metrics import bootstrap_mean
-from boneage_xai.analysis.random_control import CONTROL_FOLDER, control_of
+from boneage_xai.analysis.random_control import control_of
 from boneage_xai.attribution.randomisation import TOO_SIMILAR
 from boneage_xai.errors import ReportError
-from boneage_xai.store import AnalysisFolder
+from boneage_xai.store import CONTROL_FOLDER, AnalysisFolder
 from reports.wording import method_name, months, percent, preferred_method
 
 OCCLUDE = "boneage-xai occlude RUN --data SOURCE --out DIR"
@@ -45,7 +45,7 @@ _TABLE = {
 def show(folder: AnalysisFolder) -> None:
     """Show at a glance what each check says, then each check."""
     st.header("Can these maps be trusted?")
-    table = reading.completeness(folder)
+    table = summaries.completeness(folder)
     similarity, problem = _similarity(folder)
     cards(
         [
@@ -93,7 +93,7 @@ def show(folder: AnalysisFolder) -> None:
 def _similarity(folder: AnalysisFolder) -> tuple[pd.DataFrame | None, str | None]:
     """Return how alike maps are to the control's, or why the control was not used."""
     try:
-        return reading.similarity_to_control(folder), None
+        return summaries.similarity_to_control(folder), None
     except ReportError as error:
         return None, str(error)
 
@@ -133,7 +133,7 @@ def _learnt(similarity: pd.DataFrame | None) -> tuple[str, str, str]:
 
 def _removal(folder: AnalysisFolder) -> tuple[str, str, str]:
     question = "Do they agree with removal?"
-    verdicts = reading.removal_verdicts(folder)
+    verdicts = summaries.removal_verdicts(folder)
     if verdicts is None or verdicts.empty:
         return question, _NOT_MEASURED, "needs occlusion and region maps"
     by_method = dict(zip(verdicts["method"], verdicts["verdict"], strict=True))

@@ -10,9 +10,10 @@ import pandas as pd
 import streamlit as st
 
 from apps.options import UPLOAD_LIMIT_MB
-from apps.views import explaining, live, pictures, reading, region_charts
+from apps.views import explaining, live, pictures, region_charts, results, summaries
 from apps.views.cards import cards
 from apps.views.links import linked_number, plain
+from apps.views.results import UPLOADS
 from boneage_xai.analysis.recorded_run import recorded_settings
 from boneage_xai.analysis.single_reading import (
     Interval,
@@ -35,12 +36,6 @@ from boneage_xai.types import Radiograph, RegionMap, Sex
 from reports.wording import SEX_WORDS, baseline_words, months, run_name
 
 METHOD = "integrated_gradients"
-_KIND = "upload"
-
-
-def forget() -> None:
-    """Forget the radiograph and all that was computed of it."""
-    live.forget(_KIND)
 
 
 def show(folder: AnalysisFolder) -> None:
@@ -74,7 +69,7 @@ def show(folder: AnalysisFolder) -> None:
             help="The network needs it, and does not guess it.",
         )
     if upload is None:
-        forget()
+        results.forget(UPLOADS)
         st.info("Drop a radiograph above. It should show one hand, as in the training data.")
         return
     try:
@@ -94,28 +89,28 @@ def _keep_uploads_in_memory() -> None:
 
 
 def _tried(folder: AnalysisFolder, content: bytes, sex: Sex | None) -> None:
-    key = live.key_of("upload", hashlib.sha256(content).hexdigest(), str(folder.path))
+    key = results.key_of(UPLOADS, hashlib.sha256(content).hexdigest(), str(folder.path))
     radiograph = _radiograph(content, key)
     if sex is None:
         pictures.plain_radiograph(radiograph.pixels)
         st.info("Say whether it is a girl or a boy: the network needs the sex.")
         return
     loaded = live.loaded_run(folder)
-    read_key = live.key_of(f"{_KIND}-read", key, sex)
-    read: SingleReading | None = live.kept(read_key)
+    read_key = results.key_of(f"{UPLOADS}-read", key, sex)
+    read: SingleReading | None = results.kept(read_key)
     if read is None:
         with st.spinner("Reading the radiograph …"), loaded.lock:
             read = read_single(loaded.run, radiograph, sex)
-        live.keep(read_key, read)
-    found_key = live.key_of(f"{_KIND}-found", key)
-    found: tuple[HandRegions, RegionMap] | None = live.kept(found_key)
+        results.keep(read_key, read)
+    found_key = results.key_of(f"{UPLOADS}-found", key)
+    found: tuple[HandRegions, RegionMap] | None = results.kept(found_key)
     if found is None:
         with st.spinner("Looking for the regions of the hand …"):
             found = located_regions(radiograph, read.prepared)
-        live.keep(found_key, found)
+        results.keep(found_key, found)
     hand, regions = found
     _warnings(loaded, radiograph, read, hand)
-    subject = explaining.Subject(key, read.prepared.pixels, sex, lambda: regions, kind=_KIND)
+    subject = explaining.Subject(key, read.prepared.pixels, sex, lambda: regions, kind=UPLOADS)
     picture, facts = st.columns([11, 10], gap="large")
     with facts:
         _answers(read)
@@ -146,13 +141,13 @@ def _radiograph(content: bytes, key: str) -> Radiograph:
             f"the radiograph: expected at most {UPLOAD_LIMIT_MB} MB, "
             f"found {len(content) / 2**20:.0f} MB"
         )
-    kept_key = live.key_of(f"{_KIND}-radiograph", key)
-    radiograph: Radiograph | None = live.kept(kept_key)
+    kept_key = results.key_of(f"{UPLOADS}-radiograph", key)
+    radiograph: Radiograph | None = results.kept(kept_key)
     if radiograph is None:
         # One at a time, since they may be large.
-        forget()
+        results.forget(UPLOADS)
         radiograph = decode_radiograph(content)
-        live.keep(kept_key, radiograph)
+        results.keep(kept_key, radiograph)
     return radiograph
 
 
@@ -232,7 +227,7 @@ def _explained(
         )
 
     return live.on_request(
-        live.key_of(f"{_KIND}-explained", key, read.sex),
+        results.key_of(f"{UPLOADS}-explained", key, read.sex),
         "Explain: where do the months come from?",
         "Integrated Gradients, gradients",
         explain,
@@ -254,7 +249,7 @@ def _overlay(folder: AnalysisFolder, read: SingleReading, explained: AttributedM
     )
     maps = folder.maps()
     if maps is not None and METHOD in maps:
-        limit = reading.limit_months(folder, METHOD)
+        limit = summaries.limit_months(folder, METHOD)
         scale = "the scale that all cases of this analysis share"
     else:
         limit = shared_limit_months(smoothed_months(explained.map_months[np.newaxis]))

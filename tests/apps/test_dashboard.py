@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import apps.dashboard as dashboard
-from apps.views import reading
+from apps.views import case, reading
 from apps.views.folders import find_analyses
 from apps.views.links import plain
 from boneage_xai.errors import ReportError
@@ -132,6 +132,42 @@ def test_next_and_previous_walk_through_the_cases(open_page: Any, analysis_folde
     back = next(button for button in app.button if "Previous" in button.label)
     back.click().run()
     assert _asked(app, "case") == "1000"
+
+
+def test_a_long_list_shows_a_part_and_finds_the_rest(
+    open_page: Any, analysis_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case, "_MOST_LISTED", 2)
+    labels = reading.case_labels(AnalysisFolder.open(analysis_folder))
+    ids = list(labels)
+    app = open_page(analysis_folder, page="case", case=ids[5])
+
+    def listed() -> list[str]:
+        return list(app.selectbox(key="choice-case").options)
+
+    def chosen() -> str:
+        return str(app.selectbox(key="choice-case").value)
+
+    assert chosen() == ids[5]
+    assert listed() == [labels[one] for one in ids[4:]]
+    # Walking does not stop where the list does.
+    for place in (4, 3):
+        app.button[0].click().run()
+        assert chosen() == ids[place]
+    assert listed() == [labels[one] for one in ids[2:4]]
+    assert _asked(app, "case") == ids[3]
+    # Looking for a case goes to the first found, and only those found are walked through.
+    girls = [one for one in ids if "girl" in labels[one].casefold()]
+    app.text_input(key="find-case").input("GIRL months").run()
+    assert listed() == [labels[one] for one in girls[:2]]
+    assert chosen() == (ids[3] if ids[3] in girls[:2] else girls[0])
+    app.text_input(key="find-case").input(girls[1]).run()
+    assert chosen() == girls[1]
+    assert _asked(app, "case") == girls[1]
+    app.text_input(key="find-case").input("no such case").run()
+    assert "None found" in "".join(str(caption.value) for caption in app.caption)
+    assert chosen() == girls[1]
+    assert not app.exception
 
 
 def test_page_choice_stays_in_the_address(open_page: Any, analysis_folder: Path) -> None:

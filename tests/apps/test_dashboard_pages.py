@@ -16,8 +16,7 @@ from analysis_fixture import MALICIOUS, STRANGE
 from apps.views.cards import filled
 from apps.views.links import plain
 from apps.views.picked import ordered
-from boneage_xai.analysis.random_control import CONTROL_FOLDER
-from boneage_xai.store import AnalysisFolder, read_json, write_json, write_table
+from boneage_xai.store import CONTROL_FOLDER, AnalysisFolder, read_json, write_json, write_table
 
 Open = Callable[..., AppTest]
 

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from boneage_xai.analysis.random_control import CONTROL_FOLDER
-from boneage_xai.store import AnalysisFolder, write_table
+from boneage_xai.store import CONTROL_FOLDER, AnalysisFolder, write_table
 from reports.blocks import Drawing, Section, Table, Text
 from reports.commands import commands
 from reports.profile_section import region_profiles
