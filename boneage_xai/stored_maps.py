@@ -74,26 +74,28 @@ class StoredArray:
         """Return (cases, H, W)."""
         return tuple(self._array.shape)
 
-    def __getitem__(self, row: int) -> npt.NDArray[Any]:
-        """Return the values of one case (H, W).
+    def __getitem__(self, rows: int | slice) -> npt.NDArray[Any]:
+        """Return the values of one case (H, W), or of several (n, H, W).
 
         Raises:
-            DataError: its chunk is damaged or missing.
+            DataError: a chunk is damaged or missing.
         """
         try:
-            values = np.asarray(self._array[row])
+            values = np.asarray(self._array[rows])
         except (ValueError, RuntimeError, OSError) as error:
-            raise self._damage(row, str(error)) from error
-        if self.attrs.get(WHOLE) and not self._chunk(row).is_file():
-            raise self._damage(row, "its file is missing")
+            raise self._damage(rows, str(error)) from error
+        if self.attrs.get(WHOLE):
+            each = range(self.shape[0])[rows]
+            for row in each if isinstance(each, range) else [each]:
+                if not self._chunk(row).is_file():
+                    raise self._damage(row, "its file is missing")
         return values
 
     def _chunk(self, row: int) -> Path:
-        row = row % self.shape[0]
         return self.path / str(self._array.metadata.encode_chunk_key((row, 0, 0)))
 
-    def _damage(self, row: int, what: str) -> DataError:
+    def _damage(self, rows: int | slice, what: str) -> DataError:
         return DataError(
-            f"{self.path}: expected the whole chunk of row {row}, found damage ({what}); "
+            f"{self.path}: expected the whole chunk of row {rows}, found damage ({what}); "
             "`boneage-xai attribute --replace` makes the maps again"
         )

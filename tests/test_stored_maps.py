@@ -37,6 +37,7 @@ def test_what_was_written_is_read(written: Path) -> None:
     for row in (0, 1, 2, -1):
         np.testing.assert_array_equal(maps["gradient"][row], MAPS[row])
         assert not maps["inputs"][row].any()
+    np.testing.assert_array_equal(maps["gradient"][1:], MAPS[1:])
     assert maps["activations/layer"][2].tolist() == [[2, 2], [2, 2]]
     with pytest.raises(IndexError):
         maps["gradient"][3]
@@ -66,6 +67,9 @@ def test_a_chunk_that_is_missing_is_not_read_as_zeros(written: Path, name: str) 
     (written / name / "c" / "0" / "0" / "0").unlink()
     with pytest.raises(DataError, match="its file is missing"):
         StoredMaps(written)[name][0]
+    with pytest.raises(DataError, match="its file is missing"):
+        StoredMaps(written)[name][:]
+    assert StoredMaps(written)[name][1:].shape == (2, 8, 6)
 
 
 def test_what_is_no_group_is_refused(tmp_path: Path) -> None:
