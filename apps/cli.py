@@ -363,13 +363,34 @@ def main() -> None:
         _refuse(str(error))
     except BrokenPipeError:
         sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        first = str(error).strip().splitlines()
+        _refuse(
+            f"memory ran out ({first[0] if first else 'nothing more was said'}); what was written "
+            "before is whole: give the command more memory or less to do at once, and run it again"
+        )
     except OSError as error:
         # A path that cannot be read or written; what was written before is whole.
         _refuse(f"{error.filename or 'file system'}: {error.strerror or error}")
 
 
+def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Return whether memory ran out, which torch, oneDNN and threads say in words alone."""
+    words = ("allocate memory", "out of memory", "start new thread", "create a primitive")
+    return isinstance(error, MemoryError) or any(one in str(error).lower() for one in words)
+
+
 def _refuse(sentence: str) -> NoReturn:
-    err.print(f"error: {sentence}", style="red", highlight=False, soft_wrap=True, markup=False)
+    err.print(
+        f"error: {sentence}",
+        style="red",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+        emoji=False,
+    )
     sys.exit(2)
 
 

@@ -24,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pyarrow.parquet import read_schema
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from boneage_xai import __version__
 from boneage_xai.errors import DataError, ReportError
@@ -173,6 +175,21 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         raise DataError(
             f"{path}: expected a table, found something unreadable ({error})"
         ) from error
+
+
+def write_safetensors(
+    path: Path, arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write named arrays as safetensors, whole or not at all.
+
+    Raises:
+        DataError: there is no room.
+    """
+    with staged_file(path) as staged:
+        try:
+            save_file(dict(arrays), staged, metadata=None if metadata is None else dict(metadata))
+        except SafetensorError as error:
+            raise DataError(f"{path}: expected room for the file, found none ({error})") from error
 
 
 def file_sha256(path: Path) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 
 from boneage_xai.errors import DataError, ReportError
 from boneage_xai.store import (
@@ -18,6 +20,7 @@ from boneage_xai.store import (
     staged_file,
     staged_folder,
     write_json,
+    write_safetensors,
     write_table,
     write_text,
 )
@@ -95,6 +98,22 @@ def test_a_flipped_bit_in_a_parquet_table_is_found(tmp_path: Path) -> None:
     file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     with pytest.raises(DataError, match="expected a table, found something unreadable"):
         read_table(file)
+
+
+def test_tensors_without_room_leave_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    write_safetensors(file, {"weights": np.ones(4, np.float32), "n": np.array(3)}, {"of": "us"})
+    before = file.read_bytes()
+    assert load_file(file)["weights"].tolist() == [1, 1, 1, 1]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(DataError, match=r"model\.safetensors: expected room for the file"):
+            write_safetensors(file, {"weights": np.ones(4096, np.float32)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_each_step_adds_to_the_analysis(tmp_path: Path) -> None:

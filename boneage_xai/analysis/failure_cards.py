@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from boneage_xai.analysis.run_analysis import RunOnCohort
 from boneage_xai.attribution.integrated_gradients import (
@@ -24,7 +23,7 @@ from boneage_xai.attribution.interface import AttributedMap, AttributionSettings
 from boneage_xai.attribution.requirements import check_methods
 from boneage_xai.errors import AttributionError, DataError
 from boneage_xai.predict import as_images, evaluation_mode
-from boneage_xai.store import staged_file
+from boneage_xai.store import write_safetensors
 from boneage_xai.types import FloatImage
 
 CARDS_FILE = "failure_cards.safetensors"
@@ -187,8 +186,7 @@ def write_cards(path: Path, cards: Sequence[FailureCard]) -> None:
                 f"{number}.{place}.months": repr(near.months),
                 f"{number}.{place}.distance": repr(near.distance),
             }
-    with staged_file(path) as staged:
-        save_file(arrays, staged, metadata=words)
+    write_safetensors(path, arrays, words)
 
 
 def read_cards(path: Path) -> list[FailureCard]:

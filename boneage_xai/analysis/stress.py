@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from boneage_xai.analysis.metrics import N_RESAMPLES, paired_difference
 from boneage_xai.analysis.multiplicity import holm
@@ -27,7 +26,7 @@ from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.errors import DataError
 from boneage_xai.models.interface import Model
 from boneage_xai.predict import Progress, predict_pixels
-from boneage_xai.store import AnalysisFolder, check_same_analysis, staged_file, write_table
+from boneage_xai.store import AnalysisFolder, check_same_analysis, write_safetensors, write_table
 from boneage_xai.types import Cohort
 
 STRESS_TABLE = "stress.parquet"
@@ -255,8 +254,7 @@ def write_examples(path: Path, examples: Sequence[StressExample]) -> None:
             f"{number}.original_months": repr(one.original_months),
             f"{number}.predicted_months": repr(one.predicted_months),
         }
-    with staged_file(path) as staged:
-        save_file(arrays, staged, metadata={"n": str(len(examples)), **words})
+    write_safetensors(path, arrays, {"n": str(len(examples)), **words})
 
 
 def read_examples(path: Path) -> list[StressExample]:

@@ -23,7 +23,7 @@ from boneage_xai import __version__
 from boneage_xai.data.preprocess import PreprocessSettings
 from boneage_xai.errors import CheckpointError, DataError, first_problem
 from boneage_xai.models.regressor import ArchitectureSettings, BoneAgeRegressor
-from boneage_xai.store import file_sha256, read_json, read_table, staged_file, write_json
+from boneage_xai.store import file_sha256, read_json, read_table, write_json, write_safetensors
 
 RUN_FORMAT: Literal["boneage_xai.run"] = "boneage_xai.run"
 RUN_VERSION: Literal[1] = 1
@@ -137,10 +137,12 @@ def save_weights(network: BoneAgeRegressor, path: Path) -> str:
 
     Returns:
         SHA-256 of the file in hexadecimal.
+
+    Raises:
+        DataError: there is no room for it.
     """
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    with staged_file(path) as staged:
-        safetensors.torch.save_file(state, staged)
+    state = network.state_dict()
+    write_safetensors(path, {key: value.detach().cpu().numpy() for key, value in state.items()})
     return file_sha256(path)
 
 

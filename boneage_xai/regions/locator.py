@@ -43,7 +43,7 @@ from boneage_xai.regions.locator_network import (
     HEATMAP_STRIDE,
     LocatorNetwork,
 )
-from boneage_xai.store import staged_file
+from boneage_xai.store import write_safetensors
 from boneage_xai.types import Radiograph, RegionMap
 
 INPUT = PreprocessSettings(size_px=160, fit="pad", stretch_percentiles=(1.0, 99.0))
@@ -108,11 +108,10 @@ def load_locator(weights: Path | None = None) -> LocatorNetwork:
 def save_locator(network: LocatorNetwork, path: Path) -> None:
     """Write the locator's weights as float16 safetensors, whole or not at all."""
     state = {
-        key: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
+        key: (value.half() if value.is_floating_point() else value).detach().cpu().numpy()
         for key, value in network.state_dict().items()
     }
-    with staged_file(path) as staged:
-        safetensors.torch.save_file(state, staged)
+    write_safetensors(path, state)
 
 
 @lru_cache(maxsize=1)

@@ -191,3 +191,34 @@ def test_a_logger_is_named_on_the_command_line(
     assert not out.exists()
     assert cli(*train, "--logger", "tensorboard") == 0
     assert list((out / "logs" / "tensorboard").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("could not create a primitive"),
+    ],
+)
+def test_memory_that_runs_out_is_said_in_words(
+    cli: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("apps.cli.read_source", fail)
+    assert cli("cohort", "anywhere") == 2
+    assert_one_sentence(capsys.readouterr().err, "memory ran out")
+
+
+def test_another_error_of_ours_is_not_taken_for_memory(
+    cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("apps.cli.read_source", fail)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        cli("cohort", "anywhere")
