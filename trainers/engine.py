@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 
 from boneage_xai.analysis.baselines import Baselines, fit_baselines
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
@@ -38,6 +38,7 @@ from boneage_xai.predict import evaluation_mode, predict_pixels
 from boneage_xai.store import read_json, read_table, write_bytes, write_json, write_table
 from boneage_xai.types import Cohort
 from trainers.averaging import AveragedWeights
+from trainers.checkpoints import BestAtFullSize, MovableCheckpoint
 from trainers.feeding import CachedRadiographs, make_loader
 from trainers.history import EpochReport, HistoryWriter, StepReport
 from trainers.loggers import logged_epochs, require_loggers
@@ -237,7 +238,7 @@ def _fit(
             EarlyStopping("val_mae_months", patience=settings.early_stopping_patience, mode="min")
         )
     callbacks.append(best)
-    callbacks.append(ModelCheckpoint(dirpath=engine, filename="last", enable_version_counter=False))
+    callbacks.append(MovableCheckpoint(dirpath=engine, filename="last"))
     trainer = lightning.Trainer(
         max_epochs=settings.epochs,
         precision=_lightning_precision(settings.precision),
@@ -271,28 +272,6 @@ def _fit(
     checkpoint = torch.load(engine / "best.ckpt", map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
     return int(checkpoint["epoch"])
-
-
-class BestAtFullSize(ModelCheckpoint):
-    """Keep the best epoch among those trained at the full input size.
-
-    Validation runs at the size an epoch trains at, so that only those are comparable with
-    the network that is used afterwards.
-
-    Args:
-        recipe: tells the input size of each epoch.
-        kwargs: as for Lightning's ModelCheckpoint.
-    """
-
-    def __init__(self, recipe: Recipe, **kwargs: Any) -> None:
-        super().__init__(enable_version_counter=False, **kwargs)
-        self._recipe = recipe
-
-    def check_monitor_top_k(self, trainer: lightning.Trainer, current: Any = None) -> bool:
-        """Return whether this epoch is the best so far and of the full size."""
-        full = self._recipe.preprocessing.size_px
-        size_px = self._recipe.training.size_px_of_epoch(trainer.current_epoch, full)
-        return size_px == full and super().check_monitor_top_k(trainer, current)
 
 
 def _cases(cohort: Cohort, cache: PixelCache) -> CachedRadiographs:

@@ -119,6 +119,26 @@ def test_a_stopped_training_resumes_to_the_same_weights(
     )
 
 
+def test_a_moved_training_still_knows_its_best_epoch(
+    finished: Path, cohort: Cohort, tmp_path: Path
+) -> None:
+    """A learning rate that ruins the network at once: no later epoch is better than the first."""
+    settings = ["training.stages=[]", "training.schedule=constant"]
+    recipe = load_recipe("demo", [*TINY, *settings, "training.learning_rate=0.3"])
+
+    def stop(row: dict[str, float]) -> None:
+        if row["epoch"] == 2:
+            raise StopError
+
+    before, after = tmp_path / "before", tmp_path / "after"
+    with pytest.raises(StopError):
+        train(recipe, cohort, before, cache_folder=finished / "cache", on_epoch=stop)
+    before.rename(after)
+    run = train(recipe, cohort, after, cache_folder=finished / "cache", resume=True)
+    assert read_table(after / "history.csv")["val_mae_months"].idxmin() == 0
+    assert run.manifest.best_epoch == 0
+
+
 def test_a_killed_process_resumes_to_the_same_weights(
     finished: Path, phantoms: Path, tmp_path: Path
 ) -> None:

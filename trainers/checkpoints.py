@@ -1,0 +1,59 @@
+"""The engine's checkpoints of the last and the best epoch, in a run folder that may be moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from trainers.recipe import Recipe
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """Keep a checkpoint, and what was the best so far also where the folder has another name.
+
+    Lightning forgets the best epoch's error when its folder was moved, and would keep the next
+    epoch instead, however bad.
+
+    Args:
+        kwargs: as for Lightning's ModelCheckpoint.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(enable_version_counter=False, **kwargs)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state of an interrupted training, as if it had been here."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        moved = {name: here(path) for name, path in state_dict.items() if name.endswith("_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(
+            {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
+        )
+
+
+class BestAtFullSize(MovableCheckpoint):
+    """Keep the best epoch among those trained at the full input size.
+
+    Validation runs at the size an epoch trains at, so that only those are comparable with
+    the network that is used afterwards.
+
+    Args:
+        recipe: tells the input size of each epoch.
+        kwargs: as for Lightning's ModelCheckpoint.
+    """
+
+    def __init__(self, recipe: Recipe, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._recipe = recipe
+
+    def check_monitor_top_k(self, trainer: lightning.Trainer, current: Any = None) -> bool:
+        """Return whether this epoch is the best so far and of the full size."""
+        full = self._recipe.preprocessing.size_px
+        size_px = self._recipe.training.size_px_of_epoch(trainer.current_epoch, full)
+        return size_px == full and super().check_monitor_top_k(trainer, current)
