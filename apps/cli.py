@@ -44,6 +44,7 @@ from apps.sex import sex_effect
 from apps.shortcuts import shortcuts
 from apps.sources import one_cohort, parse_columns, say_cohorts
 from apps.stress import stress
+from apps.tuning import tune
 from boneage_xai import __version__
 from boneage_xai.data.cohort import inspect_images, read_source, select_cohort
 from boneage_xai.errors import BoneAgeError, ConfigError
@@ -220,6 +221,7 @@ def train(
     )
 
 
+app.command()(tune)
 app.command()(ensemble)
 app.command()(evaluate)
 app.command()(calibrate)

@@ -37,6 +37,11 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r".*lr_scheduler.step\(\).*")
 
 
+def quiet_optuna() -> None:
+    """Keep what Optuna says about single trials out of the user's way; call it once imported."""
+    logging.getLogger("optuna").setLevel(logging.ERROR)
+
+
 def say(text: str) -> None:
     """Print one line for people."""
     out.print(text, highlight=False, soft_wrap=True, markup=False)
@@ -75,11 +80,11 @@ class Bar:
         self._task = progress.add_task(description, total=None, before=0)
         self._begun = False
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: float, total: float) -> None:
         """Move the bar; what the first call says was done before is not held to be fast."""
         if not self._begun:
             self._begun = True
-            self._progress.reset(self._task, total=total, completed=done, before=done)
+            self._progress.reset(self._task, total=total, completed=int(done), before=done)
         self._progress.update(self._task, completed=done, total=total)
 
 

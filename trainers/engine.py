@@ -107,9 +107,7 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(recipe.training.seed)
         training_ages = cohort.select(split.train).bone_ages_months()
-        network = _initial_network(recipe, training_ages)
-        network.fine_tune(recipe.initialisation.fine_tuned_blocks)
-        _check_input_sizes(network, recipe)
+        network = starting_network(recipe, training_ages)
         cache = open_cache(
             cohort, recipe.preprocessing, cache_folder or default_cache_folder(), progress=on_decode
         )
@@ -137,15 +135,29 @@ def train(
     return load_run(out)
 
 
-def _initial_network(
+def starting_network(
     recipe: Recipe, training_ages_months: npt.NDArray[np.float64]
 ) -> BoneAgeRegressor:
-    """Return the network that training starts from.
+    """Return the network that a recipe's training starts from, frozen as the recipe says.
+
+    Args:
+        recipe: the checked recipe.
+        training_ages_months: (n,), for the scale of ages.
 
     Raises:
         CheckpointError: weights that are absent, damaged or of another network.
-        ConfigError: a run of another architecture.
+        ConfigError: a run of another architecture, fewer blocks than are to be fine-tuned, or an
+            input size that the backbone cannot take.
     """
+    network = _initial_network(recipe, training_ages_months)
+    network.fine_tune(recipe.initialisation.fine_tuned_blocks)
+    _check_input_sizes(network, recipe)
+    return network
+
+
+def _initial_network(
+    recipe: Recipe, training_ages_months: npt.NDArray[np.float64]
+) -> BoneAgeRegressor:
     weights = recipe.initialisation.weights
     if weights in ("none", "imagenet") or not Path(weights).expanduser().is_dir():
         return BoneAgeRegressor(

@@ -220,15 +220,31 @@ def apply_override(content: dict[str, Any], override: str) -> None:
         ConfigError: no such form, or a section that is a value.
     """
     key, separator, text = override.partition("=")
-    *sections, last = key.strip().split(".")
-    if not separator or not last:
+    if not separator or not key.strip().split(".")[-1]:
         raise ConfigError(f"--set {override}: expected section.key=value")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        set_key(content, key.strip(), parse_value(text))
+    except ConfigError as error:
+        raise ConfigError(f"--set {override}: {error}") from error
+
+
+def parse_value(text: str) -> Any:
+    """Return a TOML value, or the text itself where it is none."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()
+        return text.strip()
+
+
+def set_key(content: dict[str, Any], key: str, value: Any) -> None:
+    """Change one key, e.g. ``training.epochs``, of a recipe's content in place.
+
+    Raises:
+        ConfigError: a section that is a value.
+    """
+    *sections, last = key.split(".")
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise ConfigError(f"--set {override}: {section} is a value, not a section")
+            raise ConfigError(f"{section} is a value, not a section")
     content[last] = value

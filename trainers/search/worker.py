@@ -1,0 +1,245 @@
+"""One of the processes that train the trials of a search."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from boneage_xai.models.checkpoint import WEIGHTS_FILE
+from boneage_xai.store import read_table
+from boneage_xai.types import Cohort
+from trainers.engine import train
+from trainers.recipe import Recipe
+from trainers.search.space import Knob, with_values
+from trainers.search.study import (
+    CONTINUES,
+    SURPLUS,
+    is_behind,
+    requeue,
+    requeue_dead_trials,
+    trial_folder,
+    trial_lock,
+)
+
+PrunerName = Literal["median", "halving", "none"]
+TrialReport = Callable[[int, dict[str, float]], None]
+TrialProgress = Callable[[float, int], None]
+
+_POLL_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class _SurplusError(Exception):
+    """Other workers began all the trials that are needed."""
+
+
+@dataclass
+class _Begun:
+    """The trial that the worker is at."""
+
+    number: int = -1
+    lock: FileLock | None = None
+    lost: bool = False
+
+    def release(self) -> None:
+        """Give the lock back, if it was taken."""
+        if self.lock is not None:
+            self.lock.release()
+            Path(self.lock.lock_file).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Trains trials until the study has enough.
+
+    Args:
+        study: an Optuna study.
+        recipe: that every trial has but for its knobs.
+        cohort: labelled cases.
+        out: folder of the search.
+        knobs: checked.
+        n_trials: complete or pruned ones that the study is to have.
+        pruner: as for ``SearchSettings``.
+        seed: of the sampler.
+        keep_weights: of every complete trial, not of the best alone.
+        options: of ``train``, the same for all trials.
+        on_trials: called with (done, total) trials, the running one as a fraction.
+        on_epoch: called with a trial's number and its epoch's row of the history.
+    """
+
+    study: Any
+    recipe: Recipe
+    cohort: Cohort
+    out: Path
+    knobs: Sequence[Knob]
+    n_trials: int
+    pruner: PrunerName
+    seed: int
+    keep_weights: bool
+    options: Mapping[str, Any]
+    on_trials: TrialProgress | None
+    on_epoch: TrialReport | None
+
+    def work(self, after_trial: Callable[[], object]) -> None:
+        """Train trials until the study has its number, waiting for those of other workers.
+
+        Args:
+            after_trial: called after each trial of this worker.
+        """
+        while True:
+            requeue_dead_trials(self.study, self.out)
+            finished, running = self._counts()
+            self._progress(finished)
+            if finished >= self.n_trials:
+                return
+            if finished + running >= self.n_trials:
+                time.sleep(_POLL_SECONDS)
+                continue
+            self._one_trial()
+            self._drop_weights()
+            after_trial()
+
+    def _counts(self) -> tuple[int, int]:
+        states = [trial.state.name for trial in self.study.get_trials(deepcopy=False)]
+        return states.count("COMPLETE") + states.count("PRUNED"), states.count("RUNNING")
+
+    def _progress(self, done: float) -> None:
+        if self.on_trials is not None:
+            self.on_trials(min(done, self.n_trials), self.n_trials)
+
+    def _one_trial(self) -> None:
+        begun = _Begun()
+        try:
+            self.study.optimize(partial(self._train, begun), n_trials=1, catch=(_SurplusError,))
+        except KeyboardInterrupt:
+            if begun.lock is not None:
+                ended = self.study.get_trials(deepcopy=False)[begun.number]
+                if ended.state.name == "FAIL":
+                    requeue(self.study, ended)
+            raise
+        except Exception:
+            if not begun.lost:
+                raise
+            logger.warning("trial %d: its heartbeat was late, another takes over", begun.number)
+        finally:
+            begun.release()
+
+    def _train(self, begun: _Begun, trial: Any) -> float:
+        """Train one trial and return its validation MAE in months."""
+        import optuna
+
+        begun.number = trial.number
+        begun.lock = trial_lock(self.out, trial.number)
+        begun.lock.acquire()
+        rank = self._refuse_surplus(trial)
+        # By its place and not by the worker: two workers must not draw the same values.
+        seed = int(np.random.SeedSequence([self.seed, rank]).generate_state(1)[0])
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed)
+        recipe = with_values(self.recipe, {knob.key: knob.suggest(trial) for knob in self.knobs})
+        folder = trial_folder(self.out, trial.number)
+        self._take_over(trial.user_attrs.get(CONTINUES, []), folder)
+        pruner = make_pruner(self.pruner)
+        finished, _ = self._counts()
+        seconds: dict[int, float] = {}
+
+        def report(row: dict[str, float]) -> None:
+            step, mae_months = int(row["epoch"]) + 1, row["val_mae_months"]
+            try:
+                # The epoch that a kill interrupted is trained again, to the same value.
+                if step not in seconds:
+                    trial.report(mae_months, step)
+                seconds[step] = row["seconds"]
+                trial.set_user_attr("seconds", sum(seconds.values()))
+            except optuna.exceptions.UpdateFinishedTrialError:
+                begun.lost = True
+                raise
+            if not math.isfinite(mae_months):
+                raise optuna.TrialPruned("diverged")
+
+        def on_epoch(row: dict[str, float]) -> None:
+            report(row)
+            if self.on_epoch is not None:
+                self.on_epoch(trial.number, row)
+            done = int(row["epoch"]) + 1
+            self._progress(finished + done / recipe.training.epochs)
+            if done < recipe.training.epochs and is_behind(
+                pruner, self.study, trial.number, self._size_px_of_epoch
+            ):
+                raise optuna.TrialPruned
+
+        for row in _finished_epochs(folder):
+            report(row)
+        run = train(recipe, self.cohort, folder, resume=True, on_epoch=on_epoch, **self.options)
+        return run.manifest.val_mae_months
+
+    def _refuse_surplus(self, trial: Any) -> int:
+        """Return how many trials that count began before this one.
+
+        Raises:
+            _SurplusError: as many as the study is to have.
+        """
+        others = self.study.get_trials(deepcopy=False)[: trial.number]
+        rank = sum(other.state.name in ("COMPLETE", "PRUNED", "RUNNING") for other in others)
+        if rank >= self.n_trials:
+            trial.set_user_attr(SURPLUS, True)
+            raise _SurplusError
+        return rank
+
+    def _take_over(self, ended: Sequence[int], folder: Path) -> None:
+        """Move what a trial had trained when it was killed to where it goes on."""
+        for number in reversed(ended):
+            lock = trial_lock(self.out, number)
+            # One that is still locked only seemed to be dead.
+            with suppress(Timeout), lock.acquire(timeout=0):
+                if trial_folder(self.out, number).is_dir():
+                    trial_folder(self.out, number).rename(folder)
+                Path(lock.lock_file).unlink()
+            if folder.is_dir():
+                return
+
+    def _size_px_of_epoch(self, epoch: int) -> int:
+        return self.recipe.training.size_px_of_epoch(epoch, self.recipe.preprocessing.size_px)
+
+    def _drop_weights(self) -> None:
+        """Remove what only resuming or using a trial would need, but for the best one's weights."""
+        trials = self.study.get_trials(deepcopy=False)
+        complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+        best = min(complete, key=lambda trial: trial.value).number if complete else None
+        for trial in trials:
+            folder = trial_folder(self.out, trial.number)
+            if trial.state.name in ("COMPLETE", "PRUNED") and folder.is_dir():
+                shutil.rmtree(folder / "engine", ignore_errors=True)
+                if trial.number != best and not self.keep_weights:
+                    (folder / WEIGHTS_FILE).unlink(missing_ok=True)
+
+
+def make_pruner(name: PrunerName) -> Any:
+    """Return the Optuna pruner of that name."""
+    import optuna
+
+    if name == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=5)
+    if name == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    return optuna.pruners.NopPruner()
+
+
+def _finished_epochs(folder: Path) -> list[dict[str, float]]:
+    """Return the rows of the history that a killed training had written."""
+    # Before its first checkpoint a training begins anew.
+    if not (folder / "engine" / "last.ckpt").is_file():
+        return []
+    rows = read_table(folder / "history.csv").to_dict("records")
+    return [{str(key): float(value) for key, value in row.items()} for row in rows]
