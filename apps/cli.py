@@ -38,6 +38,7 @@ from apps.options import (
     SkipOption,
 )
 from apps.phantoms import benchmark_methods, intervene, phantom
+from apps.processes import joined
 from apps.regions import regions, train_locator
 from apps.runs import attribute, evaluate, predict
 from apps.sex import sex_effect
@@ -173,6 +174,19 @@ def train(
             "$MLFLOW_TRACKING_URI where that is set. It changes nothing of the run.",
         ),
     ] = None,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="GPUs (processes, without one) of each machine that share the recipe's batch.",
+        ),
+    ] = 1,
+    nodes: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Machines; torchrun or SLURM starts the command once for each device."
+        ),
+    ] = 1,
     column: ColumnOption = None,
     skip_problems: SkipOption = False,
     cache: CacheOption = None,
@@ -186,7 +200,8 @@ def train(
 
     quiet_lightning()
     checked = load_recipe(recipe, settings or [])
-    chosen, left_out = one_cohort(data, column, skip_problems, "training")
+    processes = joined(devices, nodes, checked)
+    chosen, left_out = processes.once(lambda: one_cohort(data, column, skip_problems, "training"))
     with bars("Decoding", "Training") as (decoding, training):
 
         def on_epoch(row: dict[str, float]) -> None:
@@ -206,6 +221,7 @@ def train(
                 resume=resume,
                 cache_folder=cache,
                 loggers=logger or (),
+                processes=processes,
                 on_decode=decoding,
                 on_epoch=on_epoch,
                 on_step=training,

@@ -32,7 +32,8 @@ err = Console(stderr=True)
 
 def quiet_lightning() -> None:
     """Keep what Lightning says about itself out of the user's way; call it once imported."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for part in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(part).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\.")
     warnings.filterwarnings("ignore", message=r".*lr_scheduler.step\(\).*")
 
@@ -40,6 +41,11 @@ def quiet_lightning() -> None:
 def quiet_optuna() -> None:
     """Keep what Optuna says about single trials out of the user's way; call it once imported."""
     logging.getLogger("optuna").setLevel(logging.ERROR)
+
+
+def hush() -> None:
+    """Print nothing more for people: another process of the same command does."""
+    out.quiet = err.quiet = True
 
 
 def say(text: str) -> None:

@@ -9,30 +9,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainers.recipe import AugmentationSettings
+from trainers.share import WHOLE, Share
 
 
-def augment(images: Tensor, settings: AugmentationSettings) -> Tensor:
+def augment(images: Tensor, settings: AugmentationSettings, share: Share = WHOLE) -> Tensor:
     """Move, flip and re-expose each image by its own random amount.
 
     One affine resampling does rotation, shift, zoom and flips together; what moves in from
-    outside the image is black. Random numbers come from torch's global generator.
+    outside the image is black. Random numbers come from torch's global generator; each of several
+    processes draws those of the whole batch and takes its part, so that with equal seeds an image
+    is changed alike whatever their number.
 
     Args:
         images: (N, 1, H, W) in [0, 1].
         settings: how far each change may go.
+        share: this process's part of the batch.
 
     Returns:
         (N, 1, H, W), a new tensor; exposure changes may leave [0, 1].
     """
     n = len(images)
+    part = slice(share.rank * n, (share.rank + 1) * n)
+    whole = share.count * n
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.empty(n, *shape, device=images.device).uniform_(low, high)
+        return torch.empty(whole, *shape, device=images.device).uniform_(low, high)[part]
 
     angle = uniform(-settings.rotation_degrees, settings.rotation_degrees) * (math.pi / 180)
     zoom = uniform(*settings.zoom)
-    mirror = _random_sign(n, settings.horizontal_flip, images.device)
-    upset = _random_sign(n, settings.vertical_flip, images.device)
+    mirror = _random_sign(whole, settings.horizontal_flip, images.device)[part]
+    upset = _random_sign(whole, settings.vertical_flip, images.device)[part]
     # The grid maps output to input, so a magnification divides.
     affine = torch.zeros(n, 2, 3, device=images.device)
     affine[:, 0, 0] = torch.cos(angle) * mirror / zoom

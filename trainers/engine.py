@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.strategies import DDPStrategy
 
 from boneage_xai.analysis.baselines import Baselines, fit_baselines
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
@@ -38,16 +39,20 @@ from boneage_xai.predict import evaluation_mode, predict_pixels
 from boneage_xai.store import read_json, read_table, write_bytes, write_json, write_table
 from boneage_xai.types import Cohort
 from trainers.averaging import AveragedWeights
+from trainers.batch_norm import share_batch_norm
 from trainers.checkpoints import BestAtFullSize, MovableCheckpoint
 from trainers.feeding import CachedRadiographs, make_loader
 from trainers.history import EpochReport, HistoryWriter, StepReport
 from trainers.loggers import logged_epochs, require_loggers
 from trainers.module import BoneAgeTraining
+from trainers.processes import ALONE, Processes
 from trainers.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+
+CLAIM_FILE = "engine/claim.json"
 
 
 def train(
@@ -60,6 +65,7 @@ def train(
     resume: bool = False,
     cache_folder: Path | None = None,
     loggers: Sequence[str] = (),
+    processes: Processes = ALONE,
     on_decode: Progress | None = None,
     on_epoch: EpochReport | None = None,
     on_step: StepReport | None = None,
@@ -81,6 +87,8 @@ def train(
         cache_folder: where prepared pixels are kept; a folder of the user's by default.
         loggers: that are given the history and the recipe, too; they change nothing of the run
             and need not be the same when it is resumed.
+        processes: this process among those that train together, as :func:`trainers.processes.join`
+            returns it; they share the recipe's batch, and need not be as many when it is resumed.
         on_decode: called with (done, total) while radiographs are decoded.
         on_epoch: called with each epoch's row of the history.
         on_step: called with (done, total) optimiser steps of the epoch.
@@ -89,12 +97,14 @@ def train(
         The trained network, loaded from the run folder.
 
     Raises:
-        ConfigError: the folder is in use, ``resume`` with another recipe or data, or a logger
-            that is not installed.
+        ConfigError: the folder is in use, ``resume`` with another recipe or data, a logger
+            that is not installed, or processes that cannot share batches or the folder.
         DataError: fewer than two labelled cases, radiographs that cannot be read, or a
             training that diverged.
     """
-    require_loggers(loggers)
+    if not processes.is_main:
+        loggers, on_decode, on_epoch, on_step = (), None, None, None
+    processes.once(lambda: require_loggers(loggers))
     unlabelled = len(cohort)
     cohort = cohort.labelled()
     if not len(cohort):
@@ -103,24 +113,32 @@ def train(
             f"found {unlabelled} without"
         )
     split = split_cohort(cohort, recipe.training.validation_fraction, recipe.training.seed)
-    _check_folder(out, resume)
-    with torch.random.fork_rng():
+    processes.once(lambda: _check_folder(out, resume))
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(recipe.training.seed)
         training_ages = cohort.select(split.train).bone_ages_months()
-        network = starting_network(recipe, training_ages)
-        cache = open_cache(
-            cohort, recipe.preprocessing, cache_folder or default_cache_folder(), progress=on_decode
+        # A file of weights that is downloaded is downloaded once.
+        network = processes.in_turn(lambda: starting_network(recipe, training_ages))
+        folder = cache_folder or default_cache_folder()
+        cache = processes.in_turn(
+            lambda: open_cache(cohort, recipe.preprocessing, folder, progress=on_decode)
         )
-        _claim_folder(out, recipe, cache.fingerprint)
-        if (out / MANIFEST_FILE).is_file():
+        _check_same_images(processes.tell(cache.fingerprint))
+        if processes.once(lambda: _begin_or_find_finished(out, recipe, split, cache)):
             return load_run(out)
-        write_table(out / SPLITS_FILE, _split_table(split, cache))
+        if not all(processes.tell((out / CLAIM_FILE).is_file())):
+            raise ConfigError(
+                f"{out}: expected a run folder on a file system that all machines share"
+            )
         fitted = cohort.select(split.train)
         baselines = fit_baselines(
             training_ages, fitted.is_male(), cache.intensity[cache.rows(split.train)]
         )
         with logged_epochs(loggers, out, recipe, on_epoch) as report:
-            best_epoch = _fit(network, recipe, cohort, split, cache, out, report, on_step)
+            best_epoch = _fit(
+                network, recipe, cohort, split, cache, out, processes, report, on_step
+            )
     data = TrainingData(
         cohort=cohort.name,
         source=source,
@@ -129,8 +147,9 @@ def train(
         n_validation=len(split.validation),
         skipped_problem_rows=skipped_problem_rows,
     )
-    _finish(
-        network, recipe, cohort.select(split.validation), cache, out, best_epoch, data, baselines
+    held_out = cohort.select(split.validation)
+    processes.once(
+        lambda: _finish(network, recipe, held_out, cache, out, best_epoch, data, baselines)
     )
     return load_run(out)
 
@@ -201,9 +220,26 @@ def _check_input_sizes(network: BoneAgeRegressor, recipe: Recipe) -> None:
                 ) from error
 
 
+def _check_same_images(fingerprints: Sequence[str]) -> None:
+    if len(set(fingerprints)) > 1:
+        raise DataError(
+            "the radiographs: expected the same files on all machines, by name, size and time of "
+            "change, found others; copy them with their times, or share them"
+        )
+
+
+def _begin_or_find_finished(out: Path, recipe: Recipe, split: Split, cache: PixelCache) -> bool:
+    """Claim the folder; return whether the run in it is finished."""
+    _claim_folder(out, recipe, cache.fingerprint)
+    finished = (out / MANIFEST_FILE).is_file()
+    if not finished:
+        write_table(out / SPLITS_FILE, _split_table(split, cache))
+    return finished
+
+
 def _claim_folder(out: Path, recipe: Recipe, fingerprint: str) -> None:
     claim = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": fingerprint}
-    file = out / "engine" / "claim.json"
+    file = out / CLAIM_FILE
     # Before its first checkpoint a training can begin anew in any way.
     if file.is_file() and (file.parent / "last.ckpt").is_file():
         earlier = read_json(file)
@@ -224,18 +260,24 @@ def _fit(
     split: Split,
     cache: PixelCache,
     out: Path,
+    processes: Processes,
     on_epoch: EpochReport | None,
     on_step: StepReport | None,
 ) -> int:
     """Train until done, leave the best weights in ``network`` and return their epoch."""
     settings = recipe.training
+    share = processes.share
     training = make_loader(
-        _cases(cohort.select(split.train), cache), settings.batch_size, settings.seed
+        _cases(cohort.select(split.train), cache), settings.batch_size, settings.seed, share
     )
     validation = make_loader(
-        _cases(cohort.select(split.validation), cache), settings.batch_size, None
+        _cases(cohort.select(split.validation), cache), settings.batch_size, None, share
     )
-    module = BoneAgeTraining(network, recipe, steps_per_epoch=len(training))
+    if share.count > 1:
+        share_batch_norm(network)
+        # Which blocks are frozen is remembered by module, and some were replaced.
+        network.fine_tune(recipe.initialisation.fine_tuned_blocks)
+    module = BoneAgeTraining(network, recipe, len(training), share)
     engine = out / "engine"
     best = BestAtFullSize(
         recipe, dirpath=engine, filename="best", monitor="val_mae_months", mode="min"
@@ -253,7 +295,7 @@ def _fit(
     callbacks.append(MovableCheckpoint(dirpath=engine, filename="last"))
     trainer = lightning.Trainer(
         max_epochs=settings.epochs,
-        precision=_lightning_precision(settings.precision),
+        precision=processes.once(lambda: _lightning_precision(settings.precision)),
         callbacks=callbacks,
         gradient_clip_val=settings.gradient_clip,
         logger=False,
@@ -262,7 +304,11 @@ def _fit(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         default_root_dir=out,
-        devices=1,
+        devices=processes.devices,
+        num_nodes=processes.nodes,
+        # Shared batch statistics are equal everywhere; and to copy them at each step of a
+        # validation would wait for processes that have one step less.
+        strategy="auto" if share.count == 1 else DDPStrategy(broadcast_buffers=False),
     )
     module.to(memory_format=torch.channels_last)
     last = engine / "last.ckpt"

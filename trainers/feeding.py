@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from boneage_xai.errors import ConfigError
+from trainers.share import WHOLE, Share, require_shares
+
 Batch = tuple[Tensor, Tensor, Tensor]
 """Pixels (N, S, S) uint8, is_male (N,) float32, bone age (N,) float32 in months."""
 
@@ -52,11 +55,23 @@ class CachedRadiographs(Dataset[Batch]):
 
 
 class EpochShuffle(Sampler[int]):
-    """Random order that depends on the seed and the epoch alone, so that it can be resumed."""
+    """One process's cases of an epoch, in random order.
 
-    def __init__(self, n: int, seed: int) -> None:
+    The order of all cases depends on the seed and the epoch alone, so that it can be resumed and
+    does not change with the number of processes: each takes its part of every batch.
+
+    Args:
+        n: cases in all; those that do not fill a batch are left out of the epoch.
+        batch_size: cases a step of all processes together, at most n.
+        seed: of the order.
+        share: this process's part of every batch.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int, share: Share = WHOLE) -> None:
         self.n = n
+        self.batch_size = batch_size
         self.seed = seed
+        self.share = share
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -64,26 +79,53 @@ class EpochShuffle(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        """Iterate over this epoch's permutation."""
-        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.n).tolist())
+        """Iterate over this process's part of the epoch's permutation."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
+        whole = order[: self.n - self.n % self.batch_size]
+        parts = whole.reshape(-1, self.share.count, self.batch_size // self.share.count)
+        return iter(parts[:, self.share.rank].ravel().tolist())
 
     def __len__(self) -> int:
-        """Return the number of cases."""
-        return self.n
+        """Return the number of this process's cases."""
+        return self.n // self.batch_size * (self.batch_size // self.share.count)
 
 
-def make_loader(cases: CachedRadiographs, batch_size: int, seed: int | None) -> DataLoader[Batch]:
-    """Return batches in random order (training) or, without a seed, in the given order.
+def make_loader(
+    cases: CachedRadiographs, batch_size: int, seed: int | None, share: Share = WHOLE
+) -> DataLoader[Batch]:
+    """Return one process's batches in random order (training) or, without a seed, in order.
 
     Training drops the last incomplete batch, whose BatchNorm statistics would be noisy,
     unless it is the only one. Where there is a GPU, batches lie in pinned memory, from which they
     travel while it computes.
+
+    Args:
+        cases: of all processes.
+        batch_size: of all processes together.
+        seed: of the order; None for validation, where every case belongs to one process.
+        share: this process's part of every batch.
+
+    Raises:
+        ConfigError: processes that cannot share a training batch evenly, or more of them than
+            validation cases.
     """
+    sampler: Sampler[int] | Sequence[int]
+    batch_size = min(batch_size, len(cases))
+    if seed is not None:
+        require_shares(share.count, batch_size)
+        sampler = EpochShuffle(len(cases), batch_size, seed, share)
+    elif len(cases) < share.count:
+        raise ConfigError(
+            f"--devices, --nodes: expected at most a process for each of the {len(cases)} "
+            f"validation cases, found {share.count}"
+        )
+    else:
+        parts = np.array_split(np.arange(len(cases)), share.count)
+        sampler = parts[share.rank].tolist()
     return DataLoader(
         cases,
-        batch_size=batch_size,
-        sampler=None if seed is None else EpochShuffle(len(cases), seed),
-        drop_last=seed is not None and len(cases) > batch_size,
+        batch_size=max(batch_size // share.count, 1),
+        sampler=sampler,
         collate_fn=_already_a_batch,
         num_workers=0,
         pin_memory=torch.cuda.is_available(),

@@ -56,13 +56,15 @@ class HistoryWriter(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Report progress within the epoch."""
-        if self.on_step is not None:
+        if self.on_step is not None and trainer.is_global_zero:
             self.on_step(batch_idx + 1, int(trainer.num_training_batches))
 
     def on_train_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Write the epoch's row."""
+        """Write the epoch's row, in the main process."""
+        if not trainer.is_global_zero:
+            return
         measured = trainer.callback_metrics
         row: dict[str, float] = {
             "epoch": trainer.current_epoch,

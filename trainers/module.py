@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from boneage_xai.models.regressor import BoneAgeRegressor
 from trainers.augmentation import augment, resize
 from trainers.feeding import Batch
 from trainers.recipe import Recipe
+from trainers.share import WHOLE, Share
 
 _LABEL_SD_MONTHS = 6.0  # about the disagreement of two readers
 
@@ -24,13 +26,30 @@ class BoneAgeTraining(lightning.LightningModule):
         network: the network to train, in place.
         recipe: loss, optimiser, schedule and augmentation.
         steps_per_epoch: optimiser steps an epoch.
+        share: this process's part of every batch.
     """
 
-    def __init__(self, network: BoneAgeRegressor, recipe: Recipe, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        network: BoneAgeRegressor,
+        recipe: Recipe,
+        steps_per_epoch: int,
+        share: Share = WHOLE,
+    ) -> None:
         super().__init__()
         self.network = network
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
+        self.share = share
+        # Means over the cases of all processes, which may have unequal numbers of them.
+        # A NaN stays one: looking for it would make the processor wait for the device.
+        self.measured = nn.ModuleDict(
+            {
+                f"{part}_{what}": MeanMetric(nan_strategy="disable")
+                for part in ("train", "val")
+                for what in ("loss", "mae_months")
+            }
+        )
         self._raw = network.raw
         if recipe.training.compiled:
             self._raw = torch.compile(network.raw, dynamic=False)
@@ -46,12 +65,15 @@ class BoneAgeTraining(lightning.LightningModule):
         """Return the loss of one augmented batch.
 
         Dropout and augmentation are seeded by seed, epoch and batch, so that a resumed
-        training draws what the uninterrupted one would have drawn.
+        training draws what the uninterrupted one would have drawn. Augmentation is the same
+        for any number of processes, dropout is not.
         """
         position = (self.recipe.training.seed, self.current_epoch, batch_idx)
-        torch.manual_seed(hash(position) & 0x7FFFFFFFFFFFFFFF)
+        _seed(position)
         pixels, is_male, bone_age_months = batch
-        images = augment(self._prepared(pixels), self.recipe.augmentation)
+        images = augment(self._prepared(pixels), self.recipe.augmentation, self.share)
+        if self.share.count > 1:
+            _seed((*position, self.share.rank))
         raw = self._raw(images.contiguous(memory_format=torch.channels_last), is_male)
         predicted = self.network.months(raw)
         loss = self._loss(raw, predicted, bone_age_months)
@@ -84,8 +106,11 @@ class BoneAgeTraining(lightning.LightningModule):
 
     def _log(self, part: str, loss: Tensor, predicted: Tensor, bone_age_months: Tensor) -> None:
         mae = (predicted.detach() - bone_age_months).abs().mean()
-        values = {f"{part}_loss": loss.detach(), f"{part}_mae_months": mae}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(predicted))
+        for name, value in ((f"{part}_loss", loss.detach()), (f"{part}_mae_months", mae)):
+            measured = cast(MeanMetric, self.measured[name])
+            # Once for each case: torchmetrics forgets weights where it does not look for NaN.
+            measured.update(value.expand(len(predicted)))
+            self.log(name, measured, on_step=False, on_epoch=True)
 
     def configure_gradient_clipping(
         self,
@@ -127,3 +152,7 @@ class BoneAgeTraining(lightning.LightningModule):
             )
             scheduled = {"scheduler": one_cycle, "interval": "step"}
         return {"optimizer": optimiser, "lr_scheduler": scheduled}
+
+
+def _seed(position: tuple[int, ...]) -> None:
+    torch.manual_seed(hash(position) & 0x7FFFFFFFFFFFFFFF)
