@@ -40,6 +40,7 @@ from apps.options import (
 from apps.phantoms import benchmark_methods, intervene, phantom
 from apps.processes import joined
 from apps.regions import regions, train_locator
+from apps.reproducing import reproduce
 from apps.runs import attribute, evaluate, predict
 from apps.sex import sex_effect
 from apps.shortcuts import shortcuts
@@ -238,6 +239,7 @@ def train(
 
 
 app.command()(tune)
+app.command()(reproduce)
 app.command()(ensemble)
 app.command()(evaluate)
 app.command()(calibrate)

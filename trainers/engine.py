@@ -11,32 +11,25 @@ from typing import Any
 import lightning
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
 
-from boneage_xai.analysis.baselines import Baselines, fit_baselines
+from boneage_xai.analysis.baselines import fit_baselines
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
 from boneage_xai.data.splits import Split, split_cohort
-from boneage_xai.errors import ConfigError, DataError
-from boneage_xai.figures.style import figure_bytes
-from boneage_xai.figures.training import learning_curve
+from boneage_xai.errors import CheckpointError, ConfigError, DataError
 from boneage_xai.models.checkpoint import (
     MANIFEST_FILE,
     SPLITS_FILE,
-    WEIGHTS_FILE,
-    RunManifest,
     TrainedRun,
     TrainingData,
     load_run,
-    save_weights,
-    write_manifest,
 )
 from boneage_xai.models.precision import computes_bfloat16_fast
 from boneage_xai.models.regressor import BoneAgeRegressor
-from boneage_xai.predict import evaluation_mode, predict_pixels
-from boneage_xai.store import read_json, read_table, write_bytes, write_json, write_table
+from boneage_xai.predict import evaluation_mode
+from boneage_xai.store import read_json, write_json, write_table
 from boneage_xai.types import Cohort
 from trainers.averaging import AveragedWeights
 from trainers.batch_norm import share_batch_norm
@@ -47,6 +40,8 @@ from trainers.loggers import logged_epochs, require_loggers
 from trainers.module import BoneAgeTraining
 from trainers.processes import ALONE, Processes
 from trainers.recipe import Recipe
+from trainers.results import SO_FAR, split_table, take_history, write_results
+from trainers.stopping import StopRequest, StopWhenAsked
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +61,7 @@ def train(
     cache_folder: Path | None = None,
     loggers: Sequence[str] = (),
     processes: Processes = ALONE,
+    stop: StopRequest | None = None,
     on_decode: Progress | None = None,
     on_epoch: EpochReport | None = None,
     on_step: StepReport | None = None,
@@ -89,14 +85,18 @@ def train(
             and need not be the same when it is resumed.
         processes: this process among those that train together, as :func:`trainers.processes.join`
             returns it; they share the recipe's batch, and need not be as many when it is resumed.
+        stop: asked before the first and after every epoch; where it says yes, the training ends
+            there and can be resumed.
         on_decode: called with (done, total) while radiographs are decoded.
         on_epoch: called with each epoch's row of the history.
         on_step: called with (done, total) optimiser steps of the epoch.
 
     Returns:
-        The trained network, loaded from the run folder.
+        The trained network, loaded from the run folder; of a training that was stopped, the
+        best epoch so far, a run folder of its own inside ``out``.
 
     Raises:
+        CheckpointError: stopped before the first epoch at the full input size.
         ConfigError: the folder is in use, ``resume`` with another recipe or data, a logger
             that is not installed, or processes that cannot share batches or the folder.
         DataError: fewer than two labelled cases, radiographs that cannot be read, or a
@@ -136,9 +136,11 @@ def train(
             training_ages, fitted.is_male(), cache.intensity[cache.rows(split.train)]
         )
         with logged_epochs(loggers, out, recipe, on_epoch) as report:
-            best_epoch = _fit(
-                network, recipe, cohort, split, cache, out, processes, report, on_step
+            best_epoch, stopped = _fit(
+                network, recipe, cohort, split, cache, out, processes, stop, report, on_step
             )
+    run = out / SO_FAR if stopped else out
+    processes.once(lambda: take_history(out, run))
     data = TrainingData(
         cohort=cohort.name,
         source=source,
@@ -149,9 +151,9 @@ def train(
     )
     held_out = cohort.select(split.validation)
     processes.once(
-        lambda: _finish(network, recipe, held_out, cache, out, best_epoch, data, baselines)
+        lambda: write_results(network, recipe, held_out, cache, run, best_epoch, data, baselines)
     )
-    return load_run(out)
+    return load_run(run)
 
 
 def starting_network(
@@ -233,7 +235,7 @@ def _begin_or_find_finished(out: Path, recipe: Recipe, split: Split, cache: Pixe
     _claim_folder(out, recipe, cache.fingerprint)
     finished = (out / MANIFEST_FILE).is_file()
     if not finished:
-        write_table(out / SPLITS_FILE, _split_table(split, cache))
+        write_table(out / SPLITS_FILE, split_table(split, cache))
     return finished
 
 
@@ -261,10 +263,15 @@ def _fit(
     cache: PixelCache,
     out: Path,
     processes: Processes,
+    stop: StopRequest | None,
     on_epoch: EpochReport | None,
     on_step: StepReport | None,
-) -> int:
-    """Train until done, leave the best weights in ``network`` and return their epoch."""
+) -> tuple[int, bool]:
+    """Train until done or stopped, and leave the best weights in ``network``.
+
+    Returns:
+        Their epoch, and whether the training was stopped.
+    """
     settings = recipe.training
     share = processes.share
     training = make_loader(
@@ -291,6 +298,8 @@ def _fit(
         callbacks.append(
             EarlyStopping("val_mae_months", patience=settings.early_stopping_patience, mode="min")
         )
+    stopping = StopWhenAsked(stop or (lambda: False))
+    callbacks.append(stopping)
     callbacks.append(best)
     callbacks.append(MovableCheckpoint(dirpath=engine, filename="last"))
     trainer = lightning.Trainer(
@@ -313,23 +322,30 @@ def _fit(
     module.to(memory_format=torch.channels_last)
     last = engine / "last.ckpt"
     on_interrupt = signal.getsignal(signal.SIGINT)
+    stopped_at_once = processes.once(lambda: stop is not None and stop())
     try:
-        trainer.fit(
-            module,
-            training,
-            validation,
-            ckpt_path=last if last.is_file() else None,
-            weights_only=True,
-        )
+        if not stopped_at_once:
+            trainer.fit(
+                module,
+                training,
+                validation,
+                ckpt_path=last if last.is_file() else None,
+                weights_only=True,
+            )
     except SystemExit as end:
         # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
         if not trainer.interrupted:
             raise
         signal.signal(signal.SIGINT, on_interrupt)
         raise KeyboardInterrupt from end
+    if not (engine / "best.ckpt").is_file():
+        raise CheckpointError(
+            f"{out}: expected an epoch at the full input size to take weights from, found the "
+            "training stopped before one"
+        )
     checkpoint = torch.load(engine / "best.ckpt", map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
-    return int(checkpoint["epoch"])
+    return int(checkpoint["epoch"]), stopped_at_once or stopping.stopped
 
 
 def _cases(cohort: Cohort, cache: PixelCache) -> CachedRadiographs:
@@ -337,62 +353,7 @@ def _cases(cohort: Cohort, cache: PixelCache) -> CachedRadiographs:
     return CachedRadiographs(cache.pixels, rows, cohort.is_male(), cohort.bone_ages_months())
 
 
-def _split_table(split: Split, cache: PixelCache) -> pd.DataFrame:
-    case_ids = [*split.train, *split.validation]
-    digests = cache.digests()
-    return pd.DataFrame(
-        {
-            "case_id": case_ids,
-            "split": ["train"] * len(split.train) + ["validation"] * len(split.validation),
-            "pixels_digest": [digests[row] for row in cache.rows(case_ids)],
-        }
-    )
-
-
 def _lightning_precision(precision: str) -> Any:
     if precision == "auto":
         precision = "bfloat16" if computes_bfloat16_fast() else "float32"
     return {"float32": "32-true", "bfloat16": "bf16-mixed"}[precision]
-
-
-def _finish(
-    network: BoneAgeRegressor,
-    recipe: Recipe,
-    held_out: Cohort,
-    cache: PixelCache,
-    out: Path,
-    best_epoch: int,
-    data: TrainingData,
-    baselines: Baselines,
-) -> None:
-    rows = cache.rows([case.case_id for case in held_out])
-    # Lightning leaves the network on the processor.
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
-    predicted = predict_pixels(network, cache.pixels, held_out.is_male(), rows=rows)
-    network.cpu()
-    val_mae_months = float(np.abs(predicted - held_out.bone_ages_months()).mean())
-    if not np.isfinite(val_mae_months):
-        raise DataError(
-            f"{out}: expected finite predictions after training, found NaN: the training "
-            "diverged; try a lower training.learning_rate"
-        )
-    history = read_table(out / "history.csv")
-    write_bytes(out / "learning_curve.png", figure_bytes(learning_curve(history)))
-    write_manifest(
-        RunManifest(
-            recipe_name=recipe.name,
-            recipe=recipe.model_dump(mode="json"),
-            architecture=network.settings,
-            preprocessing=recipe.preprocessing,
-            age_mean_months=float(network.age_mean_months),
-            age_sd_months=float(network.age_sd_months),
-            seed=recipe.training.seed,
-            data=data,
-            baselines=baselines.to_dict(),
-            epochs=len(history),
-            best_epoch=best_epoch,
-            val_mae_months=val_mae_months,
-            weights_sha256=save_weights(network, out / WEIGHTS_FILE),
-        ),
-        out,
-    )

@@ -9,6 +9,8 @@ the RGB network computes on the grey image repeated three times.
 from __future__ import annotations
 
 import pickle
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -235,7 +237,9 @@ def _imagenet_state(name: str) -> dict[str, Any]:
     if file.is_file():
         return read_state_dict(file)
     try:
-        state: dict[str, Any] = published.get_state_dict(check_hash=True, weights_only=True)
+        # torch.hub writes to the standard output, which may be read by a program.
+        with redirect_stdout(sys.stderr):
+            state: dict[str, Any] = published.get_state_dict(check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError) as error:
         raise CheckpointError(
             f"ImageNet weights of {name} are not at {file} and could not be downloaded ({error}): "

@@ -1,0 +1,309 @@
+"""The reproduction: arms on one split, stopped and resumed, and a page that says what is so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from boneage_xai.analysis.metrics import paired_difference
+from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.errors import CheckpointError, ConfigError
+from boneage_xai.models.checkpoint import load_run
+from boneage_xai.phantom.cohorts import write_cohort
+from boneage_xai.phantom.settings import PhantomSettings
+from boneage_xai.store import read_json, read_table
+from boneage_xai.types import Cohort
+from trainers.reproduction.arms import arm_state, load_arms, train_arm
+
+OWN = """
+name = "{name}"
+[preprocessing]
+size_px = 48
+fit = "{fit}"
+[architecture]
+backbone = "squeezenet1_1"
+sex_features = {sex}
+hidden = [8]
+[training]
+epochs = 3
+batch_size = 8
+validation_fraction = 0.1
+precision = "float32"
+"""
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("recipes")
+    paths = []
+    for name, sex, fit in (("own", 4, "pad"), ("own-image-only", 0, "squash")):
+        paths.append(folder / f"{name}.toml")
+        paths[-1].write_text(OWN.format(name=name, sex=sex, fit=fit))
+    return [str(path) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def test_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("test-set") / "twelve"
+    return write_cohort(folder, 12, seed=9, settings=PhantomSettings(size_px=96), workers=1)
+
+
+@pytest.fixture(scope="module")
+def cohort(phantoms: Path) -> Cohort:
+    return select_cohort(read_source(phantoms))
+
+
+def command(phantoms: Path, out: Path, recipes: list[str], *more: object) -> list[str]:
+    words = [sys.executable, "-m", "apps.cli", "reproduce", "--data", phantoms, "--out", out]
+    words += ["--cache", out.parent / "cache"]
+    for recipe in recipes:
+        words += ["--arms", recipe]
+    return [str(word) for word in (*words, *more)]
+
+
+def run(words: list[str]) -> str:
+    # Where a download would be tried, nobody listens, and no weights lie around.
+    nowhere = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": "/nowhere"}
+    environment = os.environ | nowhere
+    found = subprocess.run(words, capture_output=True, text=True, timeout=200, env=environment)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+@pytest.fixture(scope="module")
+def whole(
+    phantoms: Path, recipes: list[str], test_set: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A reproduction from end to end: two arms, one that cannot begin, a test set, a docs page."""
+    folder = tmp_path_factory.mktemp("whole")
+    more = ["--test", test_set, "--docs-page", folder / "docs" / "page.md"]
+    # The weights of this one cannot be had.
+    words = command(phantoms, folder / "out", [*recipes, "wouters-vgg16"], *more)
+    (folder / "stdout.txt").write_text(run(words), encoding="utf-8")
+    return folder
+
+
+def numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """Return of a record what another, equal training must give."""
+    return {
+        "sex": record["sex"],
+        "baselines": record["baselines"],
+        **{
+            arm["name"]: [arm["status"], arm["epochs"], arm["best_epoch"], arm["measured"]]
+            for arm in record["arms"]
+        },
+    }
+
+
+def close(one: Any, other: Any) -> bool:
+    """Compare two results, numbers to a millionth."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    if isinstance(one, float):
+        return bool(np.isclose(one, other, rtol=1e-6, atol=1e-6))
+    return bool(one == other)
+
+
+def test_everything_is_written_and_true(whole: Path) -> None:
+    out = whole / "out"
+    record = read_json(out / "reproduction.json")
+    given, withheld, missing = record["arms"]
+    assert [arm["status"] for arm in record["arms"]] == ["complete", "complete", "not run"]
+    assert (given["with_sex"], withheld["with_sex"]) == (True, False)
+    assert "ImageNet weights of vgg16" in missing["reason"]
+    for arm in (given, withheld):
+        for parent, name, n in (("analyses", "validation", 8), ("analyses-test", "test", 12)):
+            table = read_table(out / parent / arm["name"] / "predictions.parquet")
+            errors = table["predicted_months"] - table["reference_months"]
+            assert arm["measured"][name]["n"] == len(table) == n
+            mae = arm["measured"][name]["mae_months"]
+            assert mae["value"] == pytest.approx(errors.abs().mean())
+            assert mae["low"] < mae["value"] < mae["high"]
+        assert arm["devices"] == ["processor"] or "NVIDIA" in arm["devices"][0]
+        assert [one["key"] for one in arm["departures"]] == ["training.validation_fraction"]
+        assert arm["activations"]["n"] == 8
+    assert len(list((out / "figures").glob("own*.png"))) == 4
+
+
+def test_the_pair_is_measured_on_the_same_cases(whole: Path) -> None:
+    out = whole / "out"
+    (pair,) = read_json(out / "reproduction.json")["sex"]["validation"]
+    tables = [
+        read_table(out / "analyses" / name / "predictions.parquet").set_index("case_id")
+        for name in ("own", "own-image-only")
+    ]
+    assert set(tables[0].index) == set(tables[1].index)
+    a, b = (table.loc[tables[0].index, "error_months"].to_numpy() for table in tables)
+    assert pair["n"] == 8
+    assert pair["difference_months"]["value"] == pytest.approx(np.abs(a).mean() - np.abs(b).mean())
+    assert pair["p_value"] == pair["p_holm"] == paired_difference(a, b)["wilcoxon_p"]
+
+
+def test_the_page_says_it_and_the_one_for_publication_shows_no_radiograph(whole: Path) -> None:
+    page = (whole / "out" / "reproduction.md").read_text(encoding="utf-8")
+    docs = (whole / "docs" / "page.md").read_text(encoding="utf-8")
+    record = read_json(whole / "out" / "reproduction.json")
+    own = record["arms"][0]["measured"]["validation"]["mae_months"]
+    for text in (page, docs):
+        assert f"| {own['value']:.1f} ({own['low']:.1f} to {own['high']:.1f}) |" in text
+        assert "wouters-vgg16, not run: ImageNet weights of vgg16 are not at" in text
+        assert "Of 3 arms: 2 complete; 1 not run." in text
+        assert str(whole) not in text
+    assert page.count("![") == 3 + 4
+    assert docs.count("![") == 3
+    pictures = {path.name for path in (whole / "docs" / "images" / "page").iterdir()}
+    assert pictures == {"learning-curves.png", "sex-validation.png", "sex-test.png"}
+    for folder, text in ((whole / "out", page), (whole / "docs", docs)):
+        for target in [part.split(")")[0] for part in text.split("](")[1:]]:
+            assert target.startswith("#") or (folder / target).is_file()
+    said = (whole / "stdout.txt").read_text(encoding="utf-8")
+    assert said.startswith("Mean absolute errors")
+    assert "own, validation cases: with the sex " in said
+
+
+def test_killed_and_run_again_it_ends_with_the_same_numbers(
+    whole: Path, phantoms: Path, recipes: list[str], test_set: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = command(phantoms, out, recipes, "--test", test_set)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    history = out / "runs" / "own-image-only" / "history.csv"
+    until = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < until and not history.is_file():
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert history.is_file()
+    assert not (out / "runs" / "own-image-only" / "run.json").is_file()
+    first = out / "runs" / "own" / "model.safetensors"
+    kept = first.stat().st_mtime_ns
+    # What was done before the kill is on the page already.
+    early = read_json(out / "reproduction.json")["arms"]
+    assert [arm["status"] for arm in early] == ["complete", "not begun"]
+    run(words)
+    assert first.stat().st_mtime_ns == kept
+    record, uninterrupted = (
+        read_json(folder / "reproduction.json") for folder in (out, whole / "out")
+    )
+    del uninterrupted["arms"][2]
+    assert close(numbers(record), numbers(uninterrupted))
+    evaluated = (out / "analyses" / "own" / "metrics.json").stat().st_mtime_ns
+    run(words)
+    assert (out / "analyses" / "own" / "metrics.json").stat().st_mtime_ns == evaluated
+
+
+def test_a_budget_stops_between_epochs_and_the_rest_is_said(
+    phantoms: Path, recipes: list[str], whole: Path, cohort: Cohort, tmp_path: Path
+) -> None:
+    arms = load_arms(recipes, [])
+    folder = tmp_path / "runs" / "own"
+    cache = whole / "cache"
+    asked: list[bool] = []
+
+    def after_two_epochs() -> bool:
+        asked.append(True)
+        return len(asked) > 3  # before the arm, before the first epoch, after the first
+
+    state = train_arm(arms[0], cohort, folder, cache_folder=cache, stop=after_two_epochs)
+    assert (state.status, state.epochs) == ("partial", 2)
+    with pytest.raises(CheckpointError, match="unfinished"):
+        load_run(folder)
+    assert state.run is not None
+    partial = load_run(state.run)
+    best = read_table(folder / "history.csv")["val_mae_months"]
+    assert len(best) == 2
+    assert partial.manifest.val_mae_months == pytest.approx(best.min(), abs=0.01)
+    other = train_arm(arms[1], cohort, tmp_path / "other", cache_folder=cache, stop=lambda: True)
+    assert other.status == "not begun"
+    assert not (tmp_path / "other").exists()
+    # A budget of nothing measures what is there, and trains nothing.
+    words = command(phantoms, tmp_path, recipes, "--cache", cache)
+    run([*words, "--budget-minutes", "0"])
+    page = (tmp_path / "reproduction.md").read_text(encoding="utf-8")
+    assert "**after 2 of 3 epochs**" in page
+    assert "**not begun**" in page
+    # Resumed, it ends where the uninterrupted one did, and nothing is left of the stop.
+    done = train_arm(arms[0], cohort, folder, cache_folder=cache)
+    assert (done.status, done.epochs) == ("complete", 3)
+    assert not (folder / "so-far").exists()
+    expected = load_run(whole / "out" / "runs" / "own").network.state_dict()
+    for name, value in load_run(folder).network.state_dict().items():
+        assert np.allclose(value, expected[name], atol=1e-6), name
+
+
+def test_a_stop_before_the_full_size_leaves_nothing_to_measure(
+    cohort: Cohort, recipes: list[str], whole: Path, tmp_path: Path
+) -> None:
+    stages = "training.stages=[{epochs=2,size_px=32},{epochs=1,size_px=48}]"
+    (arm,) = load_arms(recipes[:1], [stages])
+    asked: list[bool] = []
+
+    def after_one_epoch() -> bool:
+        asked.append(True)
+        return len(asked) > 2
+
+    state = train_arm(
+        arm, cohort, tmp_path / "run", cache_folder=whole / "cache", stop=after_one_epoch
+    )
+    assert (state.status, state.epochs, state.run) == ("partial", 1, None)
+    assert state.reason is not None
+    assert state.reason.startswith("expected an epoch at the full input size")
+
+
+def test_another_recipe_or_seed_in_the_same_folder_is_refused(
+    cohort: Cohort, recipes: list[str], whole: Path
+) -> None:
+    (arm,) = load_arms(recipes[:1], ["training.learning_rate=0.5"])
+    with pytest.raises(ConfigError, match="must not change"):
+        train_arm(arm, cohort, whole / "out" / "runs" / "own", cache_folder=whole / "cache")
+
+
+def test_an_input_too_small_keeps_one_arm_from_beginning(
+    cohort: Cohort, whole: Path, tmp_path: Path
+) -> None:
+    (arm,) = load_arms(["kimmel-inception-v3"], ["preprocessing.size_px=48"])
+    state = train_arm(arm, cohort, tmp_path / "run", cache_folder=whole / "cache")
+    assert state.status == "not run"
+    assert "48 pixels" in str(state.reason)
+    assert arm_state(arm, tmp_path / "run").status == "not begun"
+
+
+def test_arms_share_the_split_and_tell_every_departure() -> None:
+    arms = load_arms(
+        ["studies", "strong", "wouters"],
+        ["training.epochs=1", "training.stages=[]"],
+        from_scratch=True,
+        seed=7,
+    )
+    assert len(arms) == 9  # each once
+    assert {(a.recipe.training.validation_fraction, a.recipe.training.seed) for a in arms} == {
+        (0.2, 7)
+    }
+    by_name = {
+        arm.name: {one.key: (one.shipped, one.used) for one in arm.departures} for arm in arms
+    }
+    assert by_name["kimmel-resnet101"] == {"training.epochs": (200, 1), "training.seed": (0, 7)}
+    assert by_name["wouters-vgg16"] == {
+        "initialisation.weights": ("imagenet", "none"),
+        "initialisation.fine_tuned_blocks": (1, "all"),
+        "training.epochs": (20, 1),
+        "training.seed": (0, 7),
+    }
+    assert by_name["strong"]["training.validation_fraction"] == (0.1, 0.2)
+    assert {arm.study for arm in arms} == {"wouters", "kimmel", None}
+
+
+def test_a_recipe_that_is_no_folder_name_is_refused(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(OWN.format(name="../own", sex=0, fit="pad"))
+    with pytest.raises(ConfigError, match="names folders"):
+        load_arms([str(own)], [])

@@ -1,0 +1,1 @@
+"""The arms of two published studies, trained again and measured on the same cases."""
