@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import io
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from apps.cli import main
 from boneage_xai.analysis.metrics import paired_difference
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import CheckpointError, ConfigError
@@ -61,7 +63,7 @@ def cohort(phantoms: Path) -> Cohort:
 
 
 def command(phantoms: Path, out: Path, recipes: list[str], *more: object) -> list[str]:
-    words = [sys.executable, "-m", "apps.cli", "reproduce", "--data", phantoms, "--out", out]
+    words: list[object] = ["reproduce", "--data", phantoms, "--out", out]
     words += ["--cache", out.parent / "cache"]
     for recipe in recipes:
         words += ["--arms", recipe]
@@ -69,12 +71,17 @@ def command(phantoms: Path, out: Path, recipes: list[str], *more: object) -> lis
 
 
 def run(words: list[str]) -> str:
-    # Where a download would be tried, nobody listens, and no weights lie around.
-    nowhere = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": "/nowhere"}
-    environment = os.environ | nowhere
-    found = subprocess.run(words, capture_output=True, text=True, timeout=200, env=environment)
-    assert found.returncode == 0, found.stderr
-    return found.stdout
+    """Run the command line in this process and return what it prints."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(sys, "argv", ["boneage-xai", *words])
+        # Where a download would be tried, nobody listens, and no weights lie around.
+        patch.setenv("https_proxy", "http://127.0.0.1:9")
+        patch.setenv("TORCH_HOME", "/nowhere")
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert not end.value.code
+    return printed.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +182,8 @@ def test_killed_and_run_again_it_ends_with_the_same_numbers(
 ) -> None:
     out = tmp_path / "out"
     words = command(phantoms, out, recipes, "--test", test_set)
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = [sys.executable, "-m", "apps.cli", *words]
+    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     history = out / "runs" / "own-image-only" / "history.csv"
     until = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < until and not history.is_file():

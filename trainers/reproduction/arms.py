@@ -231,9 +231,9 @@ def train_arm(
         ConfigError: the folder holds a training with another recipe or other data.
         DataError: cases that cannot be trained on.
     """
-    before = arm_state(arm, folder)
-    if before.status == "not begun" and stop():
-        return before
+    found = arm_state(arm, folder)
+    if found.status == "not begun" and stop():
+        return found
 
     def note_epoch(row: dict[str, float]) -> None:
         _note_device(folder)
@@ -255,23 +255,20 @@ def train_arm(
             on_step=on_step,
         )
     except (CheckpointError, ConfigError, DataError) as error:
-        return _unfinished(before, arm_state(arm, folder), error)
+        return _unfinished(arm_state(arm, folder), error)
     return arm_state(arm, folder)
 
 
-def _unfinished(
-    before: ArmState, now: ArmState, error: CheckpointError | ConfigError | DataError
-) -> ArmState:
+def _unfinished(now: ArmState, error: CheckpointError | ConfigError | DataError) -> ArmState:
     """Return the state that an error leaves, or raise it where it is not this arm's alone."""
-    begun = now.status != "not begun"
     reason = str(error).removeprefix(f"{now.folder}: ")
-    if isinstance(error, DataError) and begun:
+    if now.status == "not begun" and not isinstance(error, DataError):
+        return replace(now, status="not run", reason=reason)
+    if now.status == "partial" and isinstance(error, CheckpointError):
+        return replace(now, reason=reason)
+    if now.status == "partial" and isinstance(error, DataError):
         return replace(now, status="failed", run=None, reason=reason)
-    if isinstance(error, DataError) or (isinstance(error, ConfigError) and begun):
-        raise error
-    if begun and now.status != "partial":
-        raise error
-    return replace(now, status="partial" if begun else "not run", reason=reason)
+    raise error
 
 
 def _note_device(folder: Path) -> None:
