@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from boneage_xai.store import write_durably
 from trainers.recipe import Recipe
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Write checkpoints whole or not at all.
+
+    Lightning writes them where temporary files are and moves them; from another file system that
+    is a copy, of which a full disk or a kill leaves the first half in place of the last checkpoint.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint beside its target and rename it."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_durably(Path(path), buffer.getvalue())
 
 
 class MovableCheckpoint(ModelCheckpoint):

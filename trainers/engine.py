@@ -33,7 +33,7 @@ from boneage_xai.store import read_json, write_json, write_table
 from boneage_xai.types import Cohort
 from trainers.averaging import AveragedWeights
 from trainers.batch_norm import share_batch_norm
-from trainers.checkpoints import BestAtFullSize, MovableCheckpoint
+from trainers.checkpoints import BestAtFullSize, MovableCheckpoint, WholeCheckpointIO
 from trainers.feeding import CachedRadiographs, make_loader
 from trainers.history import EpochReport, HistoryWriter, StepReport
 from trainers.loggers import logged_epochs, require_loggers
@@ -313,6 +313,7 @@ def _fit(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         default_root_dir=out,
+        plugins=[WholeCheckpointIO()],
         devices=processes.devices,
         num_nodes=processes.nodes,
         # Shared batch statistics are equal everywhere; and to copy them at each step of a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -117,6 +118,33 @@ def test_a_stopped_training_resumes_to_the_same_weights(
         read_table(out / "history.csv")[columns],
         read_table(finished / "run" / "history.csv")[columns],
     )
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    finished: Path, cohort: Cohort, recipe: Recipe, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for the full disk; it comes when epoch 2 is reported."""
+    out, cache = tmp_path / "run", finished / "cache"
+    last = out / "engine" / "last.ckpt"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = b""
+
+    def fill(row: dict[str, float]) -> None:
+        nonlocal before
+        if row["epoch"] == 2:
+            before = last.read_bytes()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+
+    try:
+        with pytest.raises(OSError, match="large"):
+            train(recipe, cohort, out, cache_folder=cache, on_epoch=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert last.read_bytes() == before
+    train(recipe, cohort, out, cache_folder=cache, resume=True)
+    whole = load_run(finished / "run").network.state_dict()
+    resumed = load_run(out).network.state_dict()
+    assert all(resumed[key].equal(value) for key, value in whole.items())
 
 
 def test_a_moved_training_still_knows_its_best_epoch(
