@@ -12,6 +12,7 @@ from boneage_xai.analysis.published import (
     PublishedError,
     published_error,
 )
+from boneage_xai.figures.reproduction import HIGHEST_MONTHS
 from boneage_xai.store import write_bytes, write_json, write_text
 from reports.groups_section import p_text
 from reports.reproduction_cells import (
@@ -200,7 +201,6 @@ def _yardsticks(record: Record) -> str:
 
 def _sex(record: Record, images: str) -> str:
     parts = ["## Does the sex help?"]
-    unfinished = {arm["twin"] for arm in record["arms"] if arm["status"] == "partial"}
     for name in measured_sets(record):
         pairs = record["sex"].get(name) or []
         if not pairs:
@@ -215,7 +215,7 @@ def _sex(record: Record, images: str) -> str:
                     difference_text(pair["difference_months"]),
                     p_text(pair["p_value"]),
                     p_text(pair["p_holm"]),
-                    sex_verdict(pair) + (" (unfinished)" if pair["twin"] in unfinished else ""),
+                    sex_verdict(pair),
                 ]
             )
         columns = ["arms", "with sex", "image only", "difference (95% interval)", "p", "p, Holm"]
@@ -256,7 +256,8 @@ def _training(record: Record, images: str) -> str:
         parts.append(f"![Training and validation error per epoch]({images}/{chart})")
         parts.append(
             "Error on training cases is that of augmented images while the weights change; on "
-            "validation cases, that at the end of the epoch."
+            "validation cases, that at the end of the epoch. The scale ends at "
+            f"{HIGHEST_MONTHS} months."
         )
     return "\n\n".join(parts)
 

@@ -126,18 +126,20 @@ def sex_sentences(record: Record) -> list[str]:
 
 def arm_rows(record: Record) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows of all arms beside the studies, for the command line."""
+    columns = ["arm", "sex", f"study: {SET_WORDS['test']}", *our_columns(record), "training"]
     rows = []
     for arm in record["arms"]:
         known = published_error(arm["study"], arm["network"], arm["with_sex"], "test")
-        state = state_text(arm).replace("*", "")
-        rows.append([arm["name"], published_text(known), *our_cells(record, arm), state])
-    return ["arm", f"study: {SET_WORDS['test']}", *our_columns(record), "training"], rows
+        begin = [arm["twin"], "yes" if arm["with_sex"] else "no", published_text(known)]
+        rows.append([*begin, *our_cells(record, arm), state_text(arm).replace("*", "")])
+    return columns, rows
 
 
 def sex_verdict(pair: Record) -> str:
     """Say in a word or two what a pair of arms shows: the interval and the test must agree."""
     difference, p = pair["difference_months"], pair["p_holm"]
     low, high = difference["low"], difference["high"]
+    words = "helps" if difference["value"] < 0 else "harms"
     if p is None or low is None or p >= LEVEL or low <= 0 <= high:
-        return "no difference shown"
-    return "helps" if high < 0 else "harms"
+        words = "no difference shown"
+    return f"{words} (unfinished arms)" if pair["unfinished"] else words

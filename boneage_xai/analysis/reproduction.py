@@ -38,7 +38,7 @@ def reproduction_record(
     """Put the results of all arms together.
 
     Args:
-        arms: what is known of each training, with at least name, study, network, with_sex, twin
+        arms: what is known of each training, with at least name, network, with_sex, status and twin
             (the name that arms with and without the sex share).
         analyses: set (``validation``, ``test``) to arm to its analysis, after ``evaluate``.
         seed: of the bootstrap.
@@ -103,8 +103,9 @@ def sex_differences(
     Returns:
         Per pair of evaluated arms: twin, network, n, with_sex_months and image_only_months (their
         mean absolute errors), difference_months ``{value, low, high}`` (with the sex minus without:
-        below 0, the sex helps; paired bootstrap 95% interval), p_value of Wilcoxon's signed-rank
-        test, p_holm, corrected over the pairs.
+        below 0, the sex helps; paired bootstrap 95% interval), unfinished (whether one of the two
+        is not trained to its end, so that they may differ by that), p_value of Wilcoxon's
+        signed-rank test, p_holm, corrected over the pairs.
 
     Raises:
         ReportError: a pair analysed on other data.
@@ -112,10 +113,12 @@ def sex_differences(
     """
     found = []
     for arm in arms:
-        others = [one["name"] for one in arms if one["twin"] == arm["twin"] and not one["with_sex"]]
-        if not arm["with_sex"] or not others or not {arm["name"], others[0]} <= folders.keys():
+        others = [one for one in arms if one["twin"] == arm["twin"] and not one["with_sex"]]
+        if not arm["with_sex"] or not others:
             continue
-        names = (arm["name"], others[0])
+        names = (arm["name"], others[0]["name"])
+        if not set(names) <= folders.keys():
+            continue
         cases, _ = common_cases([folders[name] for name in names], names)
         errors = cases.pivot(index="case_id", columns="model", values="error_months")
         given, withheld = (errors[name].to_numpy() for name in names)
@@ -125,6 +128,7 @@ def sex_differences(
                 "twin": arm["twin"],
                 "network": arm["network"],
                 "n": pair["n"],
+                "unfinished": {arm["status"], others[0]["status"]} != {"complete"},
                 "with_sex_months": float(np.abs(given).mean()),
                 "image_only_months": float(np.abs(withheld).mean()),
                 "difference_months": pair["mae_difference_months"],

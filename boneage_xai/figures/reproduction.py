@@ -28,7 +28,10 @@ from boneage_xai.figures.style import (
 from boneage_xai.types import FloatImage
 
 LEVEL = 0.05
-_TICKS_MONTHS = (2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 40, 60, 80, 120, 200, 400)
+HIGHEST_MONTHS = 250
+"""Where learning curves are cut: the first epochs of a training may be off by any amount."""
+
+_TICKS_MONTHS = (2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 40, 60, 80, 120, 200)
 
 
 @styled
@@ -39,7 +42,7 @@ def curves_by_arm(histories: Mapping[str, pd.DataFrame]) -> Figure:
         histories: arm to epoch (from 0), train_mae_months, val_mae_months.
 
     Returns:
-        Two columns of axes.
+        Two columns of axes; the scale ends at ``HIGHEST_MONTHS``.
 
     Raises:
         ReportError: no arms.
@@ -51,7 +54,8 @@ def curves_by_arm(histories: Mapping[str, pd.DataFrame]) -> Figure:
     grid = figure.subplots(rows, 2, squeeze=False, sharey=True)
     both = ["train_mae_months", "val_mae_months"]
     values = np.concatenate([one[both].to_numpy().ravel() for one in histories.values()])
-    low, high = float(np.nanmin(values)) / 1.1, float(np.nanmax(values)) * 1.1
+    values = values[np.isfinite(values)]
+    low, high = float(values.min()) / 1.1, min(float(values.max()) * 1.1, HIGHEST_MONTHS)
     ticks = [tick for tick in _TICKS_MONTHS if low <= tick <= high]
     for axes in grid.flat[len(histories) :]:
         axes.remove()
@@ -121,7 +125,7 @@ def sex_differences_figure(pairs: Sequence[Mapping[str, Any]], measured_on: str)
             markersize=6.5,
         )
     axes.axvline(0.0, color=GREY, linewidth=1.0)
-    axes.set_yticks(range(len(pairs)), [str(pair["twin"]) for pair in pairs])
+    axes.set_yticks(range(len(pairs)), [_twin_label(pair) for pair in pairs])
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.set_title(f"Mean absolute error with the sex minus without it, {measured_on}")
@@ -131,6 +135,10 @@ def sex_differences_figure(pairs: Sequence[Mapping[str, Any]], measured_on: str)
         fontsize=9,
     )
     return figure
+
+
+def _twin_label(pair: Mapping[str, Any]) -> str:
+    return f"{pair['twin']}\n(unfinished)" if pair["unfinished"] else str(pair["twin"])
 
 
 @styled
@@ -152,7 +160,7 @@ def example_cases(inputs: npt.NDArray[np.uint8], titles: Sequence[str]) -> Figur
             f"figure: expected a title per case, found {len(inputs)} cases and {len(titles)} titles"
         )
     side = WIDTH_INCHES / max(len(inputs), 3)
-    figure = new_figure(side * inputs.shape[1] / inputs.shape[2] + 0.55)
+    figure = new_figure(side * inputs.shape[1] / inputs.shape[2] + 0.4)
     size = fitted_font_size(titles, side, 10.0)
     for axes, image, title in zip(
         figure.subplots(1, len(inputs), squeeze=False).flat, inputs, titles, strict=True
@@ -218,7 +226,7 @@ def activations_beside_random(
                 axes.spines[:].set_visible(False)
                 if case == 0 and not below:
                     axes.set_title(
-                        f"{layer}\n{values.shape[1]}×{values.shape[2]}",
+                        f"{layer.removeprefix('backbone.')}\n{values.shape[1]}×{values.shape[2]}",
                         fontsize=size,
                         fontweight="normal",
                         loc="center",

@@ -35,14 +35,15 @@ def test_each_arm_has_its_curves_on_one_scale() -> None:
 def test_a_difference_is_filled_where_it_was_shown() -> None:
     def pair(twin: str, value: float, p: float | None) -> dict[str, Any]:
         difference = {"value": value, "low": value - 1, "high": value + 1}
-        return {"twin": twin, "difference_months": difference, "p_holm": p}
+        unfinished = {"unfinished": twin == "b"}
+        return {"twin": twin, "difference_months": difference, "p_holm": p, **unfinished}
 
     pairs = [pair("a", -2.0, 0.001), pair("b", 0.5, 0.4), pair("c", 0.1, None)]
     (axes,) = sex_differences_figure(pairs, "8 cases").axes
     points = [container[0] for container in axes.containers]
     assert [float(point.get_xdata()[0]) for point in points] == [-2.0, 0.5, 0.1]
     assert [point.get_markerfacecolor() == "white" for point in points] == [False, True, True]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b\n(unfinished)", "c"]
     with pytest.raises(ReportError, match="at least one pair"):
         sex_differences_figure([], "no cases")
 

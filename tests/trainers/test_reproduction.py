@@ -177,6 +177,7 @@ def test_the_page_says_it_and_the_one_for_publication_shows_no_radiograph(whole:
     assert "own, validation cases: with the sex " in said
 
 
+@pytest.mark.timeout(600)
 def test_killed_and_run_again_it_ends_with_the_same_numbers(
     whole: Path, phantoms: Path, recipes: list[str], test_set: Path, tmp_path: Path
 ) -> None:
@@ -185,7 +186,7 @@ def test_killed_and_run_again_it_ends_with_the_same_numbers(
     started = [sys.executable, "-m", "apps.cli", *words]
     process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     history = out / "runs" / "own-image-only" / "history.csv"
-    until = time.monotonic() + 120
+    until = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < until and not history.is_file():
         time.sleep(0.01)
     process.kill()
@@ -283,6 +284,15 @@ def test_an_input_too_small_keeps_one_arm_from_beginning(
     assert state.status == "not run"
     assert "48 pixels" in str(state.reason)
     assert arm_state(arm, tmp_path / "run").status == "not begun"
+
+
+def test_an_arm_that_diverges_has_failed(
+    cohort: Cohort, recipes: list[str], whole: Path, tmp_path: Path
+) -> None:
+    (arm,) = load_arms(recipes[:1], ["training.learning_rate=99", "training.loss=mse"])
+    state = train_arm(arm, cohort, tmp_path / "run", cache_folder=whole / "cache")
+    assert (state.status, state.run) == ("failed", None)
+    assert "diverged" in str(state.reason)
 
 
 def test_arms_share_the_split_and_tell_every_departure() -> None:

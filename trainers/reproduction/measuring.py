@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from boneage_xai.analysis.reproduction import activation_control, reproduction_record
@@ -196,7 +197,12 @@ def collect(
 def _charts(states: Sequence[ArmState], record: Mapping[str, Any], out: Path) -> dict[str, str]:
     charts = {}
     known = {state.arm.name: state.history() for state in states}
-    if histories := {name: one for name, one in known.items() if one is not None}:
+    # A training that diverged at once has no curve.
+    if histories := {
+        name: one
+        for name, one in known.items()
+        if one is not None and np.isfinite(one["val_mae_months"]).any()
+    }:
         charts["curves"] = "learning-curves.png"
         write_bytes(out / charts["curves"], figure_bytes(curves_by_arm(histories)))
     for name, pairs in record["sex"].items():
