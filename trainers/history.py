@@ -63,9 +63,10 @@ class HistoryWriter(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Write the epoch's row, in the main process."""
+        # Processes reduce them together when they are first read: all have to read them here.
+        measured = trainer.callback_metrics
         if not trainer.is_global_zero:
             return
-        measured = trainer.callback_metrics
         row: dict[str, float] = {
             "epoch": trainer.current_epoch,
             **{
