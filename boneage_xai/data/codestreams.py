@@ -1,4 +1,4 @@
-"""How large a compressed picture says that it is, before anyone decodes it."""
+"""How large a compressed picture is, before anyone decodes it."""
 
 from __future__ import annotations
 
@@ -44,3 +44,31 @@ def declared_size(stream: bytes) -> tuple[int, int] | None:
             return width, height
         at += 2 + struct.unpack(">H", stream[at + 2 : at + 4])[0]
     return None
+
+
+def rle_length(frame: bytes) -> int:
+    """Return how many bytes the first segment of a DICOM RLE frame unpacks to.
+
+    Args:
+        frame: header and segments.
+
+    Raises:
+        struct.error: a frame shorter than its header.
+
+    Source:
+        DICOM PS3.5 2024, G.3.1 and G.5.
+    """
+    n_segments, first, second = struct.unpack("<3I", frame[:12])
+    segment = frame[first : second if n_segments > 1 else len(frame)]
+    at = length = 0
+    while at + 1 < len(segment):
+        head = segment[at]
+        if head < 128:
+            length += min(head + 1, len(segment) - at - 1)
+            at += head + 2
+        elif head == 128:
+            at += 1
+        else:
+            length += 257 - head
+            at += 2
+    return length

@@ -14,21 +14,26 @@ import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    RLELossless,
 )
 
-from boneage_xai.data.codestreams import declared_size
+from boneage_xai.data.codestreams import declared_size, rle_length
 from boneage_xai.data.dicom_child import age_months_of, sex_of
 from boneage_xai.data.dicom_grey import first_number, grey
 from boneage_xai.errors import DataError
 from boneage_xai.types import Radiograph, Sex
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 50_000_000
 """Images of more pixels are refused before they are decoded."""
+
+MAX_FILE_BYTES = 400_000_000
+"""Larger files are refused before they are read; a deflated one may unpack to a third."""
 
 # Of a deflated object nobody knows how large it becomes before it has become so large.
 _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
@@ -134,7 +139,11 @@ def _read(path: Path, content: bytes | None) -> Radiograph:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join((str(error) or type(error).__name__).split())
+    return _printable(" ".join((str(error) or type(error).__name__).split()))
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())
 
 
 def dicom_header(path: Path | str) -> tuple[Sex | None, float | None, str]:
@@ -184,11 +193,18 @@ def _read_dataset(path: Path, *, with_pixels: bool, content: bytes | None = None
             head = file.read(132)
         if not is_dicom(head):
             raise DataError(f"{path}: expected a DICOM file, found another kind of file")
-        dataset = pydicom.dcmread(
-            path if content is None else io.BytesIO(content),
-            stop_before_pixels=not with_pixels,
-            force=head[128:] != b"DICM",
-        )
+        if content is None and path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(
+                f"{path}: expected a file of at most {MAX_FILE_BYTES / 1e6:.0f} MB, "
+                f"found {path.stat().st_size / 1e6:.0f} MB"
+            )
+        dataset = _read_deflated(path, head) if content is None else None
+        if dataset is None:
+            dataset = pydicom.dcmread(
+                path if content is None else io.BytesIO(content),
+                stop_before_pixels=not with_pixels,
+                force=head[128:] != b"DICM",
+            )
         if head[128:] != b"DICM":
             _complete_bare_dataset(path, dataset)
     except FileNotFoundError:
@@ -200,6 +216,29 @@ def _read_dataset(path: Path, *, with_pixels: bool, content: bytes | None = None
             error if content is None else None
         )
     return dataset
+
+
+def _read_deflated(path: Path, head: bytes) -> FileDataset | None:
+    """Read a deflated object up to a size that pydicom would not heed, None for any other."""
+    if head[128:] != b"DICM":
+        return None
+    meta = read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return None
+    unpacker = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    with path.open("rb") as file:
+        # Behind the preamble and the element that states the length of the others.
+        file.seek(len(head) + 12 + int(meta.FileMetaInformationGroupLength))
+        content = unpacker.decompress(file.read(), MAX_FILE_BYTES // 3)
+    if unpacker.unconsumed_tail:
+        raise DataError(
+            f"{path}: expected a deflated object of at most {MAX_FILE_BYTES / 3e6:.0f} MB, "
+            "found a larger one"
+        )
+    if not unpacker.eof:
+        raise EOFError("a deflated object that is cut off")
+    elements = read_dataset(io.BytesIO(content), False, True)
+    return FileDataset(path, elements, head[:128], meta, False, True)
 
 
 def _complete_bare_dataset(path: Path, dataset: FileDataset) -> None:
@@ -221,7 +260,7 @@ def _complete_bare_dataset(path: Path, dataset: FileDataset) -> None:
 
 def _refuse_by_header(path: Path, dataset: FileDataset, *, discreet: bool) -> None:
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        modality = "" if discreet else str(dataset.get("Modality", "") or "unknown")
+        modality = "" if discreet else _printable(str(dataset.get("Modality", "") or "unknown"))
         why = f"modality {modality}, or cut off" if modality else "no image, or cut off"
         raise DataError(f"{path}: expected DICOM pixel data, found none ({why})")
     if "PixelData" not in dataset:
@@ -236,6 +275,7 @@ def _refuse_by_header(path: Path, dataset: FileDataset, *, discreet: bool) -> No
         )
     if frames > 1:
         raise DataError(f"{path}: expected one DICOM frame, found {frames}")
+    _refuse_surplus(path, dataset, rows, columns)
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         # Decoders make room for what the compressed picture says of itself.
         size = declared_size(get_frame(dataset.PixelData, 0, number_of_frames=1))
@@ -244,6 +284,28 @@ def _refuse_by_header(path: Path, dataset: FileDataset, *, discreet: bool) -> No
                 f"{path}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, found "
                 f"{size[0]} x {size[1]}"
             )
+
+
+def _refuse_surplus(path: Path, dataset: FileDataset, rows: int, columns: int) -> None:
+    """Refuse more pixels than the header states: decoders cut them off, or shear the picture."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    n_bytes = rows * columns * int(dataset.BitsAllocated) // 8
+    if syntax == RLELossless:
+        # A segment holds one byte of every pixel of one sample.
+        found = rle_length(get_frame(dataset.PixelData, 0, number_of_frames=1))
+        n_bytes = rows * columns
+    elif syntax.is_encapsulated:
+        return
+    else:
+        found = len(dataset.PixelData)
+        n_bytes *= int(dataset.SamplesPerPixel)
+        if dataset.PhotometricInterpretation == "YBR_FULL_422":
+            n_bytes = n_bytes // 3 * 2
+    # Some writers pad, but not by a row or a column.
+    if found - n_bytes >= n_bytes // max(rows, columns):
+        raise DataError(
+            f"{path}: expected {n_bytes} bytes of pixels as {columns} x {rows} take, found {found}"
+        )
 
 
 def _pixel_spacing_mm(dataset: FileDataset) -> tuple[float, float] | None:

@@ -21,6 +21,7 @@ from boneage_xai.types import FloatImage
 
 FloatArray = npt.NDArray[np.float64]
 
+_STRIP_PIXELS = 2_000_000
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's "L"
 
 
@@ -34,7 +35,18 @@ def grey(dataset: FileDataset) -> FloatImage:
         ValueError: values, tables or windows that the standard does not allow, or a photometric
             interpretation that is not supported; pydicom raises others on damaged pixels.
     """
-    stored = pixel_array(dataset)
+    # Unused bits of unsigned pixels are 0, else the header lies about the bits; pydicom would
+    # clear them. Signed ones need it to extend the sign.
+    stored = pixel_array(dataset, correct_unused_bits=_is_signed(dataset))
+    # In strips of rows: in float64 a whole film would take gigabytes.
+    n_rows = max(1, _STRIP_PIXELS // max(1, stored.shape[1]))
+    pixels = np.empty(stored.shape[:2], dtype=np.float32)
+    for low in range(0, len(stored), n_rows):
+        pixels[low : low + n_rows] = _grey_strip(stored[low : low + n_rows], dataset)
+    return pixels
+
+
+def _grey_strip(stored: npt.NDArray[Any], dataset: FileDataset) -> FloatImage:
     photometric = str(dataset.PhotometricInterpretation)
     if photometric == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)
@@ -43,14 +55,26 @@ def grey(dataset: FileDataset) -> FloatImage:
         return _luminance(stored, float(2 ** int(dataset.BitsStored) - 1))
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"photometric interpretation {photometric} is not supported")
+    padding = _padding(stored, dataset)
+    _refuse_unused_bits(stored[~padding], dataset)
     values, low, high = _modality_transform(stored, dataset)
     unit = _voi_transform(values, dataset)
     if unit is None:
         unit = (values - low) / (high - low)
     if photometric == "MONOCHROME1":
         unit = 1 - unit
-    unit = np.where(_padding(stored, dataset), 0, unit)
+    unit = np.where(padding, 0, unit)
     return np.clip(unit, 0, 1).astype(np.float32)
+
+
+def _is_signed(dataset: FileDataset) -> bool:
+    return int(dataset.get("PixelRepresentation", 0) or 0) == 1
+
+
+def _refuse_unused_bits(stored: npt.NDArray[Any], dataset: FileDataset) -> None:
+    bits, highest = int(dataset.BitsStored), int(stored.max(initial=0))
+    if highest >= 2**bits:
+        raise ValueError(f"a pixel of {highest}, which {bits} bits stored cannot hold")
 
 
 def _luminance(colour: npt.NDArray[Any], full_scale: float) -> FloatImage:
@@ -65,7 +89,7 @@ def _modality_transform(
         values, full_scale = _look_up(stored, dataset.ModalityLUTSequence[0], dataset)
         return values, 0.0, full_scale
     bits = int(dataset.BitsStored)
-    signed = int(dataset.get("PixelRepresentation", 0) or 0) == 1
+    signed = _is_signed(dataset)
     limits = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
     slope = 1.0 if slope is None else float(slope)
@@ -125,7 +149,7 @@ def _look_up(values: npt.NDArray[Any], item: Any, dataset: FileDataset) -> tuple
     entries, first, bits = (int(number) for number in item.LUTDescriptor)
     entries = entries or 2**16
     # PS3.3 C.11.1.1: the first mapped value is signed when the pixels are, whatever its VR.
-    if first >= 2**15 and int(dataset.get("PixelRepresentation", 0) or 0) == 1:
+    if first >= 2**15 and _is_signed(dataset):
         first -= 2**16
     data = item.LUTData
     if isinstance(data, bytes):

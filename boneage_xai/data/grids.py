@@ -4,19 +4,49 @@ from __future__ import annotations
 
 import csv
 import io
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import openpyxl
 from openpyxl.utils.exceptions import InvalidFileException
 
 from boneage_xai.errors import DataError
 
+MAX_RECORDS = 300_000
+"""Tables of more rows are refused; the largest published set has some 15,000."""
+
+MAX_TABLE_BYTES = 32_000_000
+"""Larger text tables are refused before they are read."""
+
+MAX_WORKBOOK_BYTES = 128_000_000
+"""Workbooks that unpack to more are refused before they are unpacked."""
+
+# What openpyxl and the ZIP reader raise on damaged workbooks, one by one.
+_WORKBOOK_ERRORS = (
+    BadZipFile,
+    InvalidFileException,
+    ParseError,
+    OSError,
+    EOFError,
+    KeyError,
+    IndexError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+
 _SENTINEL = "end of table"
-_DELIMITERS = (",", "\t", ";")
+_DELIMITERS = (",", "\t", ";", "|")
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _BYTE_ORDER_MARKS = (
     (b"\xff\xfe\x00\x00", "utf-32"),
@@ -44,7 +74,8 @@ def read_grids(path: Path) -> list[Grid]:
     """Read the cells of a table: one grid, or one per sheet of an XLSX workbook.
 
     Text is UTF-8 or, with a byte order mark, UTF-16 or UTF-32; cells are separated by comma,
-    tab or semicolon (the one that splits the first line into most); lines end in LF, CRLF or CR.
+    tab, semicolon or vertical bar (the one that splits the first line into most); lines end in LF,
+    CRLF or CR.
 
     Args:
         path: XLSX by its suffix, any other file is read as text.
@@ -59,24 +90,29 @@ def _read_text(path: Path) -> Grid:
     text = _decode(path)
     # Read as a whole so that CR, LF and CRLF end lines alike and quoted cells may hold them.
     first_line = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
-    delimiter = max(
-        _DELIMITERS, key=lambda mark: len(next(csv.reader([first_line], delimiter=mark), []))
-    )
     # Lenient, so that blanks around a quoted cell do no harm; the sentinel then shows whether a
     # quote was left open, which would silently swallow all rows behind it.
-    reader = csv.reader(
-        io.StringIO(f"{text}\n{_SENTINEL}\n", newline=""),
-        delimiter=delimiter,
-        skipinitialspace=True,
-    )
     records: list[tuple[int, tuple[str, ...]]] = []
+    line = 0
     try:
-        for cells in reader:
-            records.append((reader.line_num, tuple(cell.strip() for cell in cells)))
+        delimiter = max(
+            _DELIMITERS, key=lambda mark: len(next(csv.reader([first_line], delimiter=mark), []))
+        )
+        reader = csv.reader(
+            io.StringIO(f"{text}\n{_SENTINEL}\n", newline=""),
+            delimiter=delimiter,
+            skipinitialspace=True,
+        )
+        for row in reader:
+            line = reader.line_num
+            cells = tuple(cell.strip() for cell in row)
+            if any(cells):
+                _refuse_long(path, len(records) - 1)
+                records.append((line, cells))
     except csv.Error as error:
         raise DataError(
             f"{path}: expected a table, found text that cannot be split into cells "
-            f"after line {reader.line_num} ({error})"
+            f"after line {line} ({error})"
         ) from error
     if records.pop()[1] != (_SENTINEL,):
         raise DataError(f"{path}: expected a table, found a quote that is never closed")
@@ -85,6 +121,7 @@ def _read_text(path: Path) -> Grid:
 
 def _decode(path: Path) -> str:
     try:
+        _refuse_large(path, path.stat().st_size, MAX_TABLE_BYTES)
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot read the table ({error.strerror})") from error
@@ -103,22 +140,41 @@ def _decode(path: Path) -> str:
 
 def _read_xlsx(path: Path) -> list[Grid]:
     try:
+        with ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        _refuse_large(path, size, MAX_WORKBOOK_BYTES)
         workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
         try:
-            sheets = [
-                [
-                    (number, tuple(_cell_text(value) for value in values))
-                    for number, values in enumerate(sheet.iter_rows(values_only=True), start=1)
-                ]
-                for sheet in workbook.worksheets
-            ]
+            sheets = []
+            for sheet in workbook.worksheets:
+                # Rows beyond the extent that a sheet states of itself would be left out.
+                sheet.reset_dimensions()
+                records: list[tuple[int, tuple[str, ...]]] = []
+                for number, values in enumerate(sheet.iter_rows(values_only=True), start=1):
+                    cells = tuple(_cell_text(value) for value in values)
+                    if any(cells):
+                        _refuse_long(path, len(records))
+                        records.append((number, cells))
+                sheets.append(records)
         finally:
             workbook.close()
-    except (BadZipFile, InvalidFileException, ParseError, OSError, KeyError, ValueError) as error:
+    except _WORKBOOK_ERRORS as error:
         raise DataError(
             f"{path}: expected an XLSX workbook, found a file that cannot be opened as one"
         ) from error
     return [_square(_grid(records)) for records in sheets]
+
+
+def _refuse_large(path: Path, size: int, limit: int) -> None:
+    if size > limit:
+        raise DataError(
+            f"{path}: expected a table of at most {limit / 1e6:.0f} MB, found {size / 1e6:.0f} MB"
+        )
+
+
+def _refuse_long(path: Path, n_records: int) -> None:
+    if n_records > MAX_RECORDS:
+        raise DataError(f"{path}: expected a table of at most {MAX_RECORDS} rows, found more")
 
 
 def _cell_text(value: object) -> str:

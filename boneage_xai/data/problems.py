@@ -19,6 +19,7 @@ PROBLEM_KINDS: dict[str, str] = {
     "unknown_sex": "a sex that is missing or not one of the documented spellings",
     "missing_age": "an empty bone age in a table that has a bone age column",
     "impossible_age": "an age that is no number or outside what is possible",
+    "ages_like_years": "bone ages that are all so low that they may be years",
     "missing_image": "a row whose radiograph is not there",
     "ambiguous_image": "a row for which several radiographs could be meant",
     "unreadable_file": "a file that cannot be read as a radiograph",

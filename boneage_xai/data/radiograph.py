@@ -27,9 +27,11 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Suffixes (lower case) under which radiographs are looked for in a folder."""
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 50_000_000
 """Images of more pixels are refused before they are decoded (a decompression bomb)."""
 
+# Finding each page of a TIFF takes time, and there may be any number.
+_MOST_PAGES_COUNTED = 100
 _HEAD_BYTES = 132
 _TIFF_PHOTOMETRIC = 262
 _TIFF_WHITE_IS_ZERO = 0
@@ -192,9 +194,25 @@ def _refuse_by_header(path: Path, image: Image.Image, file_format: str) -> None:
             f"{path}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, found {width} x {height}"
         )
     # A JPEG of several pictures (MPO) holds previews beside the first, which is the radiograph.
-    frames = int(getattr(image, "n_frames", 1)) if file_format != "JPEG" else 1
+    frames = _count_pages(image) if file_format != "JPEG" else 1
     if frames > 1:
-        raise DataError(f"{path}: expected one {file_format} image, found {frames} pages or frames")
+        more = " or more" if frames == _MOST_PAGES_COUNTED else ""
+        raise DataError(
+            f"{path}: expected one {file_format} image, found {frames}{more} pages or frames"
+        )
+
+
+def _count_pages(image: Image.Image) -> int:
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    # A TIFF tells their number nowhere.
+    for page in range(1, _MOST_PAGES_COUNTED):
+        try:
+            image.seek(page)
+        except EOFError:
+            image.seek(0)
+            return page
+    return _MOST_PAGES_COUNTED
 
 
 def _is_unhandled_white_is_zero(image: Image.Image) -> bool:
@@ -218,9 +236,9 @@ def _grey(path: Path, image: Image.Image, file_format: str) -> FloatImage:
         kind = "32-bit integers, whose range is unknown" if mode == "I" else f"{mode} colour"
         raise DataError(f"{path}: expected 8- or 16-bit grey or RGB pixels, found {kind}")
     if "transparency" in image.info or mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        colour = image.convert("RGBA")
-        black = Image.new("RGBA", colour.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, colour).convert("RGB")
+        colour = image if mode == "RGBA" else image.convert("RGBA")
+        image = Image.new("RGB", colour.size)
+        image.paste(colour, mask=colour)
     elif mode == "P":
         # Straight to L would also do, but a palette of 16-bit origin rounds only once this way.
         image = image.convert("RGB")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from boneage_xai.data.grids import Grid, read_grids
+from boneage_xai.data.label_checks import label_suspicions
 from boneage_xai.data.problems import Problem
 from boneage_xai.data.radiograph import IMAGE_SUFFIXES
 from boneage_xai.errors import ConfigError, DataError
@@ -87,7 +88,7 @@ def read_label_table(path: Path, columns: Mapping[str, str] | None = None) -> La
     """Read a label table with a known header, or with columns named by the caller.
 
     Text may be UTF-8 or, with a byte order mark, UTF-16 or UTF-32; fields are separated by
-    comma, tab or semicolon; lines end in LF, CRLF or CR. Ages are in months.
+    comma, tab, semicolon or vertical bar; lines end in LF, CRLF or CR. Ages are in months.
 
     Args:
         path: CSV, TSV or XLSX file.
@@ -213,7 +214,8 @@ def _read_rows(path: Path, grid: Grid, positions: Mapping[str, int]) -> LabelTab
             continue
         values = {role: cells[i] for role, i in positions.items()}
         case_id, image = _name_row(values)
-        if case_id in ("", ".", ".."):
+        # Control and direction marks would forge what a terminal or a page shows.
+        if case_id in ("", ".", "..") or not case_id.isprintable():
             problems.append(
                 Problem(
                     "missing_id",
@@ -253,10 +255,12 @@ def _read_rows(path: Path, grid: Grid, positions: Mapping[str, int]) -> LabelTab
                 "empty_table", "error", f"{path}: expected rows, found a header alone", None, path
             )
         )
+    sound = tuple(row for row in rows if row.case_id not in doubled)
+    problems.extend(label_suspicions(path, [row.bone_age_months for row in sound]))
     return LabelTable(
         path=path,
         columns={role: grid.header[i] for role, i in positions.items()},
-        rows=tuple(row for row in rows if row.case_id not in doubled),
+        rows=sound,
         problems=tuple(problems),
         refused_images=tuple(refused),
     )

@@ -254,7 +254,7 @@ def test_a_radiograph_is_tried_in_a_real_browser(
         until("No hand was found")
         for path, words in (
             (broken, "expected a complete PNG image"),
-            (bomb, "expected at most 100 megapixels"),
+            (bomb, "expected at most 50 megapixels"),
         ):
             give(path)
             until(words)

@@ -156,6 +156,9 @@ def test_every_problem_kind_is_documented(tmp_path: Path) -> None:
     write_png(tmp_path / "k" / "train" / "1.png")
     (tmp_path / "k" / "train.csv").write_text("id,sex\n1,F\n")
     (tmp_path / "k" / "more.csv").write_text("id,sex\n1,F\n")
+    write_set(
+        tmp_path / "y", [f"{i},9.5,F" for i in range(20, 25)], [f"{i}.png" for i in range(20, 25)]
+    )
     found = Counter(problem.kind for problem in read_source(tmp_path).problems)
     assert found == Counter(list(PROBLEM_KINDS))
 

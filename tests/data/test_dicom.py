@@ -263,6 +263,15 @@ def test_a_dicom_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         read_dicom(written(tmp_path / "a", dataset()))
 
 
+def test_a_file_too_large_to_be_one_image_is_refused_unread(tmp_path: Path) -> None:
+    path = written(tmp_path / "a", dataset())
+    with path.open("r+b") as file:
+        file.truncate(400_000_001)
+    for read in (read_dicom, dicom_header):
+        with pytest.raises(DataError, match="at most 400 MB, found 400 MB"):
+            read(path)
+
+
 @pytest.mark.parametrize(
     "write",
     [

@@ -1,0 +1,104 @@
+"""One process that reads the items one after another, watched by the one that asked."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from .items import Item, Outcome
+
+# Far above MAX_SECONDS, which is processor time: a busy machine is no hang.
+_HANG_SECONDS = 60.0
+# A backstop only: what reading takes is measured.
+_MEMORY_LIMIT_BYTES = 6 * 2**30
+
+
+def outcomes(items: Iterable[Item]) -> Iterator[tuple[Item, Outcome]]:
+    """Read every item in a process of its own, which is started again when it hangs or dies."""
+    context = multiprocessing.get_context("spawn")
+    folder = Path(tempfile.mkdtemp(prefix="corpus-"))
+    process = None
+    try:
+        for item in items:
+            if process is None:
+                here, there = context.Pipe()
+                process = context.Process(target=_serve, args=(there,), daemon=True)
+                process.start()
+                there.close()
+            path = folder / item.name
+            path.write_bytes(item.content)
+            here.send((str(path), item.reader))
+            try:
+                if not here.poll(_HANG_SECONDS):
+                    raise TimeoutError(f"no answer within {_HANG_SECONDS:g} s")
+                outcome = here.recv()
+            except (TimeoutError, EOFError, ConnectionError) as error:
+                process.kill()
+                process.join()
+                process = None
+                outcome = Outcome(type(error).__name__, message=str(error) or "the reader died")
+            path.unlink()
+            yield item, outcome
+    finally:
+        if process is not None:
+            process.kill()
+            process.join()
+        shutil.rmtree(folder)
+
+
+def _serve(connection: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
+    while True:
+        try:
+            path, reader = connection.recv()
+        except EOFError:
+            return
+        connection.send(_read(Path(path), reader))
+
+
+def _read(path: Path, reader: str) -> Outcome:
+    from boneage_xai.data.radiograph import read_radiograph
+    from boneage_xai.data.tables import read_label_table
+    from boneage_xai.errors import BoneAgeError
+
+    before_mb = _forget_peak()
+    start = time.process_time()
+    error, is_refusal, message, pixels, facts = None, False, "", None, None
+    try:
+        if reader == "table":
+            table = read_label_table(path)
+            facts = {row.case_id: (row.sex.value, row.bone_age_months) for row in table.rows}
+            message = "\n".join(problem.message for problem in table.problems)
+        else:
+            pixels = read_radiograph(path).pixels
+    except Exception as raised:  # Whatever comes is an outcome.
+        error, is_refusal = type(raised).__name__, isinstance(raised, BoneAgeError)
+        message = str(raised)
+    seconds = time.process_time() - start
+    return Outcome(error, is_refusal, message, pixels, facts, seconds, peak_mb() - before_mb)
+
+
+def _forget_peak() -> float:
+    """Set the peak back to what is held now, where the system can; return that in MB."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return 0.0
+    return peak_mb()
+
+
+def peak_mb() -> float:
+    """Return the largest resident memory of this process since its peak was set back."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return float(found[1]) / 1024 if found else 0.0
