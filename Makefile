@@ -1,4 +1,4 @@
-# make install | demo | test | lint | format | docs | clean
+# make install | demo | test | lint | format | security | docs | clean
 # Needs Python 3.11 or newer and make; everything else goes into .venv.
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Each test worker computes on one core.
 WORKERS ?= auto
 
-.PHONY: install demo test lint types contracts tests format docs clean
+.PHONY: install demo test lint types contracts tests format security docs clean
 .DEFAULT_GOAL := install
 
 $(BIN)/python:
@@ -28,6 +28,7 @@ test: lint types contracts tests
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --recursive -ll boneage_xai trainers reports apps
 
 types: $(STAMP)
 	$(BIN)/mypy
@@ -41,6 +42,10 @@ tests: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Needs the network: known faults of the installed packages.
+security: lint
+	$(BIN)/pip-audit --local
 
 # The site, in site/: `python3 -m http.server -d site` shows it. No network is needed.
 docs: $(STAMP)

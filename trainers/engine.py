@@ -19,6 +19,7 @@ from boneage_xai.analysis.baselines import fit_baselines
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
 from boneage_xai.data.splits import Split, split_cohort
 from boneage_xai.errors import CheckpointError, ConfigError, DataError
+from boneage_xai.models.backbones import read_state_dict
 from boneage_xai.models.checkpoint import (
     MANIFEST_FILE,
     SPLITS_FILE,
@@ -322,6 +323,9 @@ def _fit(
     )
     module.to(memory_format=torch.channels_last)
     last = engine / "last.ckpt"
+    if last.is_file():
+        # Refused here when it would execute code, before Lightning says so in a trace.
+        read_state_dict(last)
     on_interrupt = signal.getsignal(signal.SIGINT)
     stopped_at_once = processes.once(lambda: stop is not None and stop())
     try:
@@ -344,7 +348,7 @@ def _fit(
             f"{out}: expected an epoch at the full input size to take weights from, found the "
             "training stopped before one"
         )
-    checkpoint = torch.load(engine / "best.ckpt", map_location="cpu", weights_only=True)
+    checkpoint = read_state_dict(engine / "best.ckpt")
     module.load_state_dict(checkpoint["state_dict"])
     return int(checkpoint["epoch"]), stopped_at_once or stopping.stopped
 

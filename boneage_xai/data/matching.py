@@ -149,6 +149,10 @@ def match_headers(
         def report(kind: str, sentence: str, case_id: str = case_id, image: Path = image) -> None:
             matching.problems.append(Problem(kind, "error", sentence, case_id, image))
 
+        if not case_id.isprintable():
+            # Control and direction marks would forge what a terminal or a page shows.
+            report("missing_id", f"{image.parent}: expected a case id, found the file {case_id!r}")
+            continue
         if len(images) > 1:
             places = " and ".join(str(path) for path in images)
             report("duplicate_id", f"case {case_id} is claimed by {places}, expected one file")

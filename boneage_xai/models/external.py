@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -175,7 +176,8 @@ def _from_exported(
     file = _existing(folder, card.source.exported or "", where)
     # The file is code of someone else's, and of another version of torch perhaps.
     try:
-        program = torch.export.load(str(file))
+        with _tensors_alone():
+            program = torch.export.load(str(file))
         if torch.device(device).type != "cpu":
             from torch.export.passes import move_to_device_pass
 
@@ -190,6 +192,21 @@ def _from_exported(
         # Programs have no eval(); what they compute was fixed when they were exported.
         module.training = False
     return network, batch, file_sha256(file)
+
+
+@contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """Let torch unpickle tensors alone while the block runs: torch.export asks for more."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 _LOADERS: dict[str, Callable[..., tuple[nn.Module, Batch, str]]] = {

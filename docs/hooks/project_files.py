@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md and CHANGELOG.md, which lie beside docs/, as pages of the site."""
+"""CONTRIBUTING.md, SECURITY.md and CHANGELOG.md, which lie beside docs/, as pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "CHANGELOG.md": "changelog.md",
+}
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
