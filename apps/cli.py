@@ -82,6 +82,8 @@ def cohort(
 
     Example: boneage-xai cohort ~/rsna
     """
+    from boneage_xai.data.label_checks import heaping
+    from boneage_xai.data.repeats import repeated_images
     from boneage_xai.figures.cohort import contact_sheet_of
     from boneage_xai.figures.style import figure_bytes
     from boneage_xai.store import write_bytes
@@ -92,16 +94,22 @@ def cohort(
     shown = select_cohort(reading, "training" if "training" in names else None) if sheet else None
     problems = list(reading.problems)
     described: list[dict[str, Any]] = []
+    digests = {}
     for one, table in zip(reading.cohorts, reading.tables, strict=True):
-        summary = one.describe() | {"table": str(table) if table else None}
+        summary = one.describe() | {
+            "table": str(table) if table else None,
+            "heaping": heaping(one.bone_ages_months()),
+        }
         if images and len(one):
             with bars(f"Decoding {one.name}", quiet=as_json) as (bar,):
                 inspection = inspect_images(one, progress=bar)
             problems.extend(inspection.problems)
+            digests[one.name] = inspection.digests
             summary["width_px"] = inspection.width_px
             summary["height_px"] = inspection.height_px
             summary["with_pixel_spacing"] = inspection.with_pixel_spacing
         described.append(summary)
+    problems.extend(repeated_images(digests))
     errors = sum(problem.severity == "error" for problem in problems)
     if as_json:
         listed = [

@@ -55,6 +55,7 @@ def evaluate(
     Example: boneage-xai evaluate --card densenet.toml --data ~/rsna --out analyses/densenet
     """
     from boneage_xai.analysis.run_analysis import evaluate_run
+    from boneage_xai.analysis.sex_check import sex_warning
 
     model = one_model(run, card)
     prepared, _ = prepared_cases(
@@ -74,6 +75,8 @@ def evaluate(
     step = folder.manifest["steps"]["evaluate"]
     if seen := step.get("corrected", {}).get("n_fitted_on"):
         note(f"note: the correction was fitted on {seen} of the {step['n']} cases")
+    if warning := sex_warning(metrics["sex_check"]):
+        note(f"warning: {warning}")
     if as_json:
         say_json(metrics)
         return

@@ -126,6 +126,14 @@ def say_cohorts(reading: CohortReading, described: Sequence[dict[str, Any]]) -> 
     )
 
 
+def _heaped(found: dict[str, dict[str, float]] | None) -> str:
+    if found is None:
+        return "–"
+    shares = [f"{found[name]['share']:.0%}" for name in ("12", "6")]
+    expected = [f"{found[name]['expected']:.0%}" for name in ("12", "6")]
+    return f"{', '.join(shares)} (evenly: {', '.join(expected)})"
+
+
 def _described(summary: dict[str, Any]) -> dict[str, str]:
     ages = summary.get("bone_age_months")
     sides = [summary.get("width_px"), summary.get("height_px")]
@@ -135,6 +143,7 @@ def _described(summary: dict[str, Any]) -> dict[str, str]:
         "with bone age": f"{summary['labelled']:,}",
         "bone age, mean ± sd": f"{ages['mean']:.1f} ± {ages['sd']:.1f} months" if ages else "–",
         "bone age, range": f"{ages['min']:g} to {ages['max']:g} months" if ages else "–",
+        "whole years, half years": _heaped(summary.get("heaping")),
         "with chronological age": f"{summary['with_chronological_age']:,}",
         "with region maps": f"{summary['with_regions']:,}",
         "width × height": " × ".join(f"{side[0]}–{side[1]} px" for side in sides if side) or "–",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from boneage_xai.analysis.sex_check import sex_warning
 from boneage_xai.figures.performance import (
     bland_altman,
     error_distribution,
@@ -16,7 +17,7 @@ from boneage_xai.figures.performance import (
 )
 from boneage_xai.figures.subgroups import error_by_subgroup
 from boneage_xai.store import AnalysisFolder
-from reports.blocks import Block, Drawing, Section, Table
+from reports.blocks import Block, Drawing, Section, Table, Text
 from reports.wording import (
     BASELINE_NAMES,
     estimate_cell,
@@ -54,7 +55,11 @@ def performance(folder: AnalysisFolder) -> Section | None:
         for name, entry in entries.items()
     ]
     long = pd.DataFrame([_flat({"model": name}, entry) for name, entry in entries.items()])
-    blocks: list[Block] = [
+    # Analyses of earlier versions hold no check.
+    check = metrics.get("sex_check")
+    warning = sex_warning(check) if check else None
+    blocks: list[Block] = [Text((f"Warning: {warning}.",), notice=True)] if warning else []
+    blocks += [
         Table(
             "Mean absolute error (MAE), root mean square error (RMSE) and bias in months, shares "
             "of cases within 6, 12 and 24 months of the reference; below each value its bootstrap "

@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from boneage_xai.analysis.baselines import fit_baselines
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
-from boneage_xai.data.splits import Split, split_cohort
+from boneage_xai.data.splits import Split, leaked_cases, split_cohort
 from boneage_xai.errors import CheckpointError, ConfigError, DataError
 from boneage_xai.models.backbones import read_state_dict
 from boneage_xai.models.checkpoint import (
@@ -132,6 +132,7 @@ def train(
             raise ConfigError(
                 f"{out}: expected a run folder on a file system that all machines share"
             )
+        processes.once(lambda: _warn_of_leaks(split, cache))
         fitted = cohort.select(split.train)
         baselines = fit_baselines(
             training_ages, fitted.is_male(), cache.intensity[cache.rows(split.train)]
@@ -356,6 +357,19 @@ def _fit(
 def _cases(cohort: Cohort, cache: PixelCache) -> CachedRadiographs:
     rows = cache.rows([case.case_id for case in cohort])
     return CachedRadiographs(cache.pixels, rows, cohort.is_male(), cohort.bone_ages_months())
+
+
+def _warn_of_leaks(split: Split, cache: PixelCache) -> None:
+    digests = dict(zip(cache.case_ids, cache.digests(), strict=True))
+    train, validation = ({i: digests[i] for i in part} for part in (split.train, split.validation))
+    if leaked := leaked_cases(train, validation):
+        logger.warning(
+            "%d of %d validation cases, the first of them %s, show the radiograph of a training "
+            "case: the validation error is too low",
+            len(leaked),
+            len(validation),
+            leaked[0],
+        )
 
 
 def _lightning_precision(precision: str) -> Any:

@@ -20,6 +20,7 @@ from boneage_xai.analysis.predictions import (
     corrected_table,
     prediction_table,
 )
+from boneage_xai.analysis.sex_check import MOST_CASES, check_sexes
 from boneage_xai.analysis.stored_calibration import stored_calibration
 from boneage_xai.attribution.baselines import (
     SameSexReferences,
@@ -193,17 +194,17 @@ def evaluate_run(
     columns = {name: column_values(cohort, name) for name in by}
     calibration = stored_calibration(prepared.run) if corrected else None
     frame = prediction_table(prepared.run, cohort, prepared.cache, progress)
-    detail: dict[str, Any] = {
-        "n": len(frame),
-        "seed": seed,
-        "n_unlabelled": len(prepared.cohort) - len(cohort),
-    }
+    few = choose_cases(cohort, MOST_CASES)
+    sexes = check_sexes(prepared.run, few, prepared.cache, frame, seed=seed)
+    n_unlabelled = len(prepared.cohort) - len(cohort)
+    detail: dict[str, Any] = {"n": len(frame), "seed": seed, "n_unlabelled": n_unlabelled}
     if calibration is not None:
         frame = corrected_table(frame, calibration.correction)
         seen = _in_split(prepared, cohort, "validation")
         detail["corrected"] = {**calibration.correction.to_dict(), "n_fitted_on": seen}
     frame = frame.assign(**columns)
     metrics = evaluate(frame, _baseline_predictions(prepared, cohort), seed=seed, columns=by)
+    metrics["sex_check"] = sexes
     intervals = interval_results(frame, seed=seed)
     if by:
         detail["by"] = list(by)

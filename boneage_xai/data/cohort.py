@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from boneage_xai.data.decoding import usable_cores
@@ -28,6 +28,7 @@ from boneage_xai.data.matching import (
 )
 from boneage_xai.data.problems import PROBLEM_KINDS, Problem, require_no_errors
 from boneage_xai.data.radiograph import IMAGE_SUFFIXES, read_radiograph
+from boneage_xai.data.repeats import pixels_digest
 from boneage_xai.data.tables import LabelTable, read_label_table
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.types import Case, Cohort, Sex
@@ -73,6 +74,7 @@ class ImageInspection:
         width_px: smallest and largest width, None when none could be read.
         height_px: smallest and largest height, None when none could be read.
         with_pixel_spacing: number of files that state their pixel spacing.
+        digests: case id to a hash of its radiograph's pixels, of those that could be read.
     """
 
     n: int
@@ -80,6 +82,7 @@ class ImageInspection:
     width_px: tuple[int, int] | None
     height_px: tuple[int, int] | None
     with_pixel_spacing: int = 0
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_source(source: Path, columns: Mapping[str, str] | None = None) -> CohortReading:
@@ -329,13 +332,14 @@ def inspect_images(
         workers = min(usable_cores(), total // _IMAGES_WORTH_A_PROCESS + 1)
     problems: list[Problem] = []
     sizes: list[tuple[int, int]] = []
-    with_spacing = 0
+    with_spacing, digests = 0, dict[str, str]()
     for done, (case, seen) in enumerate(_decode_all(cohort, workers), start=1):
         if isinstance(seen, str):
             problems.append(Problem("unreadable_file", "error", seen, case.case_id, case.image))
         else:
             sizes.append((seen.height_px, seen.width_px))
             with_spacing += seen.has_spacing
+            digests[case.case_id] = seen.digest
             if seen.sex is not None and seen.sex is not case.sex:
                 problems.append(sex_disagrees(case.case_id, case.image, case.sex, seen.sex))
         if progress is not None:
@@ -347,6 +351,7 @@ def inspect_images(
         width_px=(min(widths), max(widths)) if sizes else None,
         height_px=(min(heights), max(heights)) if sizes else None,
         with_pixel_spacing=with_spacing,
+        digests=digests,
     )
 
 
@@ -360,6 +365,7 @@ class _Seen:
     width_px: int
     has_spacing: bool
     sex: Sex | None
+    digest: str
 
 
 def _decode(image: Path) -> _Seen | str:
@@ -368,8 +374,9 @@ def _decode(image: Path) -> _Seen | str:
         radiograph = read_radiograph(image)
     except DataError as error:
         return str(error)
+    spaced, digest = radiograph.pixel_spacing_mm is not None, pixels_digest(radiograph.pixels)
     height, width = radiograph.pixels.shape
-    return _Seen(height, width, radiograph.pixel_spacing_mm is not None, radiograph.sex)
+    return _Seen(height, width, spaced, radiograph.sex, digest)
 
 
 def _decode_all(cohort: Cohort, workers: int) -> Iterator[tuple[Case, _Seen | str]]:

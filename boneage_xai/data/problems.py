@@ -24,6 +24,7 @@ PROBLEM_KINDS: dict[str, str] = {
     "ambiguous_image": "a row for which several radiographs could be meant",
     "unreadable_file": "a file that cannot be read as a radiograph",
     "sex_disagrees": "a DICOM header and a label table that state different sexes",
+    "repeated_image": "several cases whose radiographs are the same, pixel by pixel",
     "empty_table": "a label table with a header and no rows",
     "image_without_row": "radiographs that no row of a label table names",
     "spare_table": "a label table whose radiographs belong to a published set beside it",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from boneage_xai.errors import ConfigError, DataError
@@ -77,6 +78,17 @@ def split_cohort(cohort: Cohort, validation_fraction: float, seed: int) -> Split
     }
     train = sorted(case.case_id for case in cohort if case.case_id not in validation)
     return Split(train=tuple(train), validation=tuple(sorted(validation)))
+
+
+def leaked_cases(train: Mapping[str, str], validation: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the validation cases whose radiograph is also a training case's.
+
+    Args:
+        train: case id to the hash of its pixels.
+        validation: the same of the other part.
+    """
+    known = set(train.values())
+    return tuple(case_id for case_id, digest in validation.items() if digest in known)
 
 
 def _stratum(case: Case) -> tuple[str, int]:
