@@ -23,7 +23,10 @@ def workbook(rows: Iterable[Iterable[Any]]) -> bytes:
         book.active.append(list(row))
     buffer = io.BytesIO()
     book.save(buffer)
-    return buffer.getvalue()
+    # Without the times that openpyxl writes: the corpus is the same each time.
+    space = "http://schemas.openxmlformats.org/package/2006/metadata/core-properties"
+    core = f'<cp:coreProperties xmlns:cp="{space}"/>'.encode()
+    return _replaced(buffer.getvalue(), "docProps/core.xml", core)
 
 
 def _replaced(content: bytes, member: str, data: bytes) -> bytes:
@@ -34,10 +37,11 @@ def _replaced(content: bytes, member: str, data: bytes) -> bytes:
         zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new,
     ):
         for name in old.namelist():
-            new.writestr(name, data if name == member else old.read(name))
+            new.writestr(zipfile.ZipInfo(name), data if name == member else old.read(name), _PACKED)
     return buffer.getvalue()
 
 
+_PACKED = zipfile.ZIP_DEFLATED
 _SHEET = "xl/worksheets/sheet1.xml"
 
 
@@ -73,7 +77,7 @@ def workbook_items() -> Iterator[Item]:
     yield Item(family, "no-cells.xlsx", workbook([]), refusal=Refused("empty"))
     hollow = io.BytesIO()
     with zipfile.ZipFile(hollow, "w") as archive:
-        archive.writestr("readme.txt", "no workbook")
+        archive.writestr(zipfile.ZipInfo("readme.txt"), "no workbook")
     yield Item(family, "other-zip.xlsx", hollow.getvalue(), refusal=Refused("workbook"))
     with zipfile.ZipFile(io.BytesIO(sound)) as archive:
         sheet = archive.read(_SHEET).decode()
