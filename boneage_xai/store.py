@@ -185,9 +185,11 @@ def write_safetensors(
     Raises:
         DataError: there is no room.
     """
+    # safetensors writes the memory as it lies, and networks in channels-last order lie otherwise.
+    ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with staged_file(path) as staged:
         try:
-            save_file(dict(arrays), staged, metadata=None if metadata is None else dict(metadata))
+            save_file(ordered, staged, metadata=None if metadata is None else dict(metadata))
         except SafetensorError as error:
             raise DataError(f"{path}: expected room for the file, found none ({error})") from error
 

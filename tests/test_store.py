@@ -100,6 +100,18 @@ def test_a_flipped_bit_in_a_parquet_table_is_found(tmp_path: Path) -> None:
         read_table(file)
 
 
+def test_tensors_come_back_however_they_lie_in_memory(tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    # As torch lays out the weights of a network in channels-last order.
+    turned = np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert not turned.flags.c_contiguous
+    file = tmp_path / "model.safetensors"
+    write_safetensors(file, {"weights": turned, "n": np.array(3)}, {"of": "us"})
+    read = load_file(file)
+    np.testing.assert_array_equal(read["weights"], weights)
+    assert read["n"].shape == ()
+
+
 def test_tensors_without_room_leave_what_was_there(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     write_safetensors(file, {"weights": np.ones(4, np.float32), "n": np.array(3)}, {"of": "us"})
