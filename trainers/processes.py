@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -163,6 +164,8 @@ def join(devices: int, nodes: int) -> Processes | None:
         fabric.launch()
     except ValueError as error:
         raise ConfigError(f"--devices {devices} --nodes {nodes}: {error}") from error
+    # Threads that still wait for the others would abort the interpreter as it ends.
+    atexit.register(_part)
     return Processes(
         devices=devices,
         nodes=nodes,
@@ -170,6 +173,11 @@ def join(devices: int, nodes: int) -> Processes | None:
         local_rank=fabric.local_rank,
         group=dist.new_group(backend="gloo", timeout=TURN_TIMEOUT),
     )
+
+
+def _part() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _environment() -> ClusterEnvironment | None:
