@@ -311,8 +311,8 @@ def _spoilt_text() -> Iterator[Item]:
     lined = f"{HEADER}\n" + "1,2,True\n" * 300_000
     lost = ("case 1 stands in lines 2, 3",)
     yield Item(family, "one-id-300000-times.csv", lined.encode(), Rows({}, lost))
-    refusal = Refused("at most 300000 rows")
-    longer = f"{HEADER}\n" + "1,2,True\n" * 300_001
+    refusal = Refused("at most 1200000 rows")
+    longer = f"{HEADER}\n" + "1,2,True\n" * 1_200_001
     yield Item(family, "one-row-too-many.csv", longer.encode(), refusal=refusal)
     yield Item(family, "commas-25MB.csv", b"," * 25_000_000, refusal=Refused("expected"))
     yield Item(family, "commas-40MB.csv", b"," * 40_000_000, refusal=Refused("32 MB, found 40 MB"))
