@@ -57,8 +57,8 @@ def tune(
     pruner: Annotated[
         Literal["median", "halving", "none"],
         typer.Option(
-            help="When a trial is given up: worse than the median of complete ones, not among the "
-            "best third at epochs 1, 3, 9, …, or never."
+            help="When a trial is given up: worse than the median of complete ones in its second "
+            "half, not among the best third at epochs 1, 3, 9, …, or never."
         ),
     ] = "median",
     seed: Annotated[int, typer.Option(help="Of what is tried.", min=0)] = 0,
@@ -93,8 +93,8 @@ def tune(
     from trainers.search.study import require_optuna
 
     require_optuna()
-    from trainers.search.run import SearchSettings
     from trainers.search.run import search as run_search
+    from trainers.search.worker import SearchSettings
 
     quiet_lightning()
     quiet_optuna()

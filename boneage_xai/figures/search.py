@@ -229,7 +229,8 @@ def search_curves(
         axes.tick_params(axis="y", which="minor", length=0, labelleft=False)
         axes.set_ylim(0.85 * min(values), 1.15 * top)
     else:
-        axes.set_ylim(0.0, 1.08 * top)
+        margin = 0.08 * (top - min(values)) or 1.0
+        axes.set_ylim(min(values) - margin, top + margin)
     _mark_sizes(axes, sizes_px)
     axes.set_title("Validation error by epoch", pad=16 if len(set(sizes_px)) > 1 else None)
     axes.set_xlabel("epochs")

@@ -23,9 +23,10 @@ from boneage_xai.types import Cohort
 from trainers.engine import train
 from trainers.recipe import Recipe, load_recipe
 from trainers.search.results import SearchResult
-from trainers.search.run import SearchSettings, search
+from trainers.search.run import search
 from trainers.search.space import parse_knob, value_of
 from trainers.search.study import is_behind, without_password
+from trainers.search.worker import SearchSettings, make_pruner
 
 TINY = (
     "preprocessing.size_px=32",
@@ -414,3 +415,16 @@ def test_errors_at_another_input_size_do_not_count(recipe: Recipe) -> None:
     assert behind(10.5, 3)  # the median is 10, and 4 was at another size
     assert not trial.should_prune()  # for Optuna alone it is not behind
     assert not behind(6.9, 4)  # the median is 7
+
+
+def test_the_first_half_of_the_epochs_gives_no_trial_up() -> None:
+    study = optuna.create_study()
+    for _ in range(5):
+        values = dict.fromkeys(range(1, 7), 9.0)
+        study.add_trial(optuna.create_trial(value=9.0, intermediate_values=values))
+    trial = study.ask()
+    given_up = []
+    for step in range(1, 7):
+        trial.report(10.0, step)
+        given_up.append(is_behind(make_pruner("median", 6), study, trial.number, lambda _: 48))
+    assert given_up == [False, False, True, True, True, True]

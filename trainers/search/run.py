@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from boneage_xai.data.cache import default_cache_folder, open_cache
@@ -20,32 +21,14 @@ from trainers.recipe import Recipe
 from trainers.search.results import SearchResult, write_figures, write_results
 from trainers.search.space import Knob, checked_space, value_of, with_values
 from trainers.search.study import open_study, require_optuna
-from trainers.search.worker import PrunerName, TrialProgress, TrialReport, Worker
+from trainers.search.worker import SearchSettings, TrialProgress, TrialReport, Worker
 
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How a search is made.
-
-    Args:
-        n_trials: that the study is to reach, complete or pruned, by all workers together.
-        storage: URL of a database or path of a journal file; None for a database in the folder.
-        study_name: of the study within the storage.
-        pruner: ``median`` gives a trial up when its best validation MAE at the present input size
-            is worse than the median of complete trials after the same epoch, from the fifth
-            complete trial on; ``halving`` (asynchronous successive halving, Li et al., 2020) when
-            it is not among the best third at epochs 1, 3, 9, …; ``none`` never.
-        seed: of the sampler (a tree-structured Parzen estimator); with one worker the same seed
-            gives the same trials, also after a kill.
-        keep_weights: of every complete trial, not of the best alone.
-    """
-
-    n_trials: int
-    storage: str | None = None
-    study_name: str = "search"
-    pruner: PrunerName = "median"
-    seed: int = 0
-    keep_weights: bool = False
+_DECIDE_THE_NETWORK = (
+    "architecture.",
+    "initialisation.",
+    "preprocessing.size_px",
+    "training.stages",
+)
 
 
 def search(
@@ -99,7 +82,7 @@ def search(
     cohort = cohort.labelled()
     split = split_cohort(cohort, recipe.training.validation_fraction, recipe.training.seed)
     ages = cohort.select(split.train).bone_ages_months()
-    check_networks(recipe, knobs, lambda changed: starting_network(changed, ages))
+    _check_networks(recipe, knobs, ages)
     cache_folder = cache_folder or default_cache_folder()
     cache = open_cache(cohort, recipe.preprocessing, cache_folder, progress=on_decode)
     claim = {
@@ -118,10 +101,7 @@ def search(
         cohort,
         out,
         knobs,
-        settings.n_trials,
-        settings.pruner,
-        settings.seed,
-        settings.keep_weights,
+        settings,
         {
             "source": source,
             "skipped_problem_rows": skipped_problem_rows,
@@ -141,23 +121,18 @@ def search(
     return result
 
 
-def check_networks(
-    recipe: Recipe, knobs: Sequence[Knob], build: Callable[[Recipe], object]
+def _check_networks(
+    recipe: Recipe, knobs: Sequence[Knob], training_ages_months: npt.NDArray[np.float64]
 ) -> None:
-    """Build the network of every tested value that changes it, so that none is refused later.
-
-    Raises:
-        ConfigError: a network that cannot be built.
-        CheckpointError: weights that are absent or of another network.
-    """
+    """Build the network of every tested value that changes it, so that none is refused later."""
     with torch.random.fork_rng():
-        build(recipe)
+        starting_network(recipe, training_ages_months)
         for knob in knobs:
-            if not knob.key.startswith(("architecture.", "initialisation.", "preprocessing.")):
+            if not knob.key.startswith(_DECIDE_THE_NETWORK):
                 continue
             for value in knob.tested:
                 try:
-                    build(with_values(recipe, {knob.key: value}))
+                    starting_network(with_values(recipe, {knob.key: value}), training_ages_months)
                 except BoneAgeError as error:
                     raise type(error)(f"knob {knob}: {error}") from error
 

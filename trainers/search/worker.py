@@ -41,6 +41,32 @@ _POLL_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a search is made.
+
+    Args:
+        n_trials: that the study is to reach, complete or pruned, by all workers together.
+        storage: URL of a database or path of a journal file; None for a database in the folder.
+        study_name: of the study within the storage.
+        pruner: ``median`` gives a trial up when its best validation MAE at the present input size
+            is worse than the median of complete trials after the same epoch, from half of the
+            epochs and the fifth complete trial on; ``halving`` (asynchronous
+            successive halving, Li et al., 2020) when it is not among the best third at epochs 1, 3,
+            9, …; ``none`` never.
+        seed: of the sampler (a tree-structured Parzen estimator); with one worker the same seed
+            gives the same trials, also after a kill.
+        keep_weights: of every complete trial, not of the best alone.
+    """
+
+    n_trials: int
+    storage: str | None = None
+    study_name: str = "search"
+    pruner: PrunerName = "median"
+    seed: int = 0
+    keep_weights: bool = False
+
+
 class _SurplusError(Exception):
     """Other workers began all the trials that are needed."""
 
@@ -70,10 +96,7 @@ class Worker:
         cohort: labelled cases.
         out: folder of the search.
         knobs: checked.
-        n_trials: complete or pruned ones that the study is to have.
-        pruner: as for ``SearchSettings``.
-        seed: of the sampler.
-        keep_weights: of every complete trial, not of the best alone.
+        settings: of the search.
         options: of ``train``, the same for all trials.
         on_trials: called with (done, total) trials, the running one as a fraction.
         on_epoch: called with a trial's number and its epoch's row of the history.
@@ -84,10 +107,7 @@ class Worker:
     cohort: Cohort
     out: Path
     knobs: Sequence[Knob]
-    n_trials: int
-    pruner: PrunerName
-    seed: int
-    keep_weights: bool
+    settings: SearchSettings
     options: Mapping[str, Any]
     on_trials: TrialProgress | None
     on_epoch: TrialReport | None
@@ -102,9 +122,9 @@ class Worker:
             requeue_dead_trials(self.study, self.out)
             finished, running = self._counts()
             self._progress(finished)
-            if finished >= self.n_trials:
+            if finished >= self.settings.n_trials:
                 return
-            if finished + running >= self.n_trials:
+            if finished + running >= self.settings.n_trials:
                 time.sleep(_POLL_SECONDS)
                 continue
             self._one_trial()
@@ -117,7 +137,7 @@ class Worker:
 
     def _progress(self, done: float) -> None:
         if self.on_trials is not None:
-            self.on_trials(min(done, self.n_trials), self.n_trials)
+            self.on_trials(min(done, self.settings.n_trials), self.settings.n_trials)
 
     def _one_trial(self) -> None:
         begun = _Begun()
@@ -145,12 +165,12 @@ class Worker:
         begun.lock.acquire()
         rank = self._refuse_surplus(trial)
         # By its place and not by the worker: two workers must not draw the same values.
-        seed = int(np.random.SeedSequence([self.seed, rank]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self.settings.seed, rank]).generate_state(1)[0])
         self.study.sampler = optuna.samplers.TPESampler(seed=seed)
         recipe = with_values(self.recipe, {knob.key: knob.suggest(trial) for knob in self.knobs})
         folder = trial_folder(self.out, trial.number)
         self._take_over(trial.user_attrs.get(CONTINUES, []), folder)
-        pruner = make_pruner(self.pruner)
+        pruner = make_pruner(self.settings.pruner, recipe.training.epochs)
         finished, _ = self._counts()
         seconds: dict[int, float] = {}
 
@@ -192,7 +212,7 @@ class Worker:
         """
         others = self.study.get_trials(deepcopy=False)[: trial.number]
         rank = sum(other.state.name in ("COMPLETE", "PRUNED", "RUNNING") for other in others)
-        if rank >= self.n_trials:
+        if rank >= self.settings.n_trials:
             trial.set_user_attr(SURPLUS, True)
             raise _SurplusError
         return rank
@@ -221,16 +241,17 @@ class Worker:
             folder = trial_folder(self.out, trial.number)
             if trial.state.name in ("COMPLETE", "PRUNED") and folder.is_dir():
                 shutil.rmtree(folder / "engine", ignore_errors=True)
-                if trial.number != best and not self.keep_weights:
+                if trial.number != best and not self.settings.keep_weights:
                     (folder / WEIGHTS_FILE).unlink(missing_ok=True)
 
 
-def make_pruner(name: PrunerName) -> Any:
-    """Return the Optuna pruner of that name."""
+def make_pruner(name: PrunerName, epochs: int) -> Any:
+    """Return the Optuna pruner of that name for trials of so many epochs."""
     import optuna
 
     if name == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=5)
+        # The order of the first epochs says little about that of the last.
+        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=epochs // 2)
     if name == "halving":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
     return optuna.pruners.NopPruner()
