@@ -10,6 +10,7 @@ any more, what failed, and the memory of the server. Browsers and server share t
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import threading
@@ -123,6 +124,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=12611)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--folder", type=Path, help="where the analysis is kept")
+    parser.add_argument("--out", type=Path, help="JSON file for what was found")
     options = parser.parse_args()
     pages = [PAGES[number % len(PAGES)] for number in range(options.sessions)]
     groups = [
@@ -147,19 +149,25 @@ def main() -> None:
                 time.sleep(5)
             for one in running:
                 one.result()
-    late = statistics.quantiles(found.seconds, n=20)[-1]
-    print(
-        f"{len(pages)} sessions, {options.minutes:g} minutes, a reader's pause {options.pause:g} s"
-    )
-    print(f"interactions: {len(found.seconds)}, failed: {len(found.failures)}")
-    print(f"median {statistics.median(found.seconds):.2f} s, 95th percentile {late:.2f} s")
-    quarter = found.resident[len(found.resident) // 4]
-    print(
-        f"memory of the server: {quarter / MIBI:.0f} MiB after a quarter, "
-        f"{found.resident[-1] / MIBI:.0f} at the end, {max(found.resident) / MIBI:.0f} at most"
-    )
+    said = {
+        "sessions": len(pages),
+        "minutes": options.minutes,
+        "pause_seconds": options.pause,
+        "cases": options.cases,
+        "interactions": len(found.seconds),
+        "failed": len(found.failures),
+        "median_seconds": statistics.median(found.seconds),
+        "p95_seconds": statistics.quantiles(found.seconds, n=20)[-1],
+        "quarter_mib": found.resident[len(found.resident) // 4] / MIBI,
+        "end_mib": found.resident[-1] / MIBI,
+        "most_mib": max(found.resident) / MIBI,
+    }
+    for name, value in said.items():
+        print(f"{name}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}")
     for failure in found.failures[:5]:
         print(failure)
+    if options.out is not None:
+        options.out.write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,143 @@
+"""Write docs/reliability.md from what the corpus, the faults and the load test found.
+
+python -m tests.corpus --json corpus.json
+python benchmarks/faults.py --faults 120 --out faults.json
+python benchmarks/load.py --sessions 20 --minutes 10 --out load.json
+python benchmarks/reliability.py corpus.json faults.json load.json --out docs/reliability.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+Found = Mapping[str, Any]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(str(cell) for cell in row) + " |"
+    yield ""
+
+
+def machine() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    names = ("torch", "pillow", "pydicom", "streamlit", "zarr", "pyarrow")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    return (
+        f"{len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, {platform.system()}, "
+        f"Python {platform.python_version()}, {versions}"
+    )
+
+
+def corpus(found: Found) -> Iterator[str]:
+    every = found["all"]
+    yield "## Bad, odd and hostile inputs"
+    yield "`python -m tests.corpus`"
+    yield ""
+    yield (
+        f"{every['items']:,} files are drawn from phantoms: cut off, with flipped bits, of odd "
+        "kinds, lying about themselves, or made to fill the memory. Each must be read as what it "
+        "is known to hold, or be refused in one sentence that names the file and the reason."
+    )
+    yield ""
+    yield from table(
+        ("read", "refused", "otherwise", "most processor time", "most memory added"),
+        [
+            (
+                f"{every['read']:,}",
+                f"{every['refused']:,}",
+                every["wrong"],
+                f"{every['max_seconds']:.1f} s",
+                f"{every['max_mb']:.0f} MB",
+            )
+        ],
+    )
+    yield from table(
+        ("kind", "files", "read", "refused", "otherwise"),
+        [
+            (family, one["items"], one["read"], one["refused"], one["wrong"])
+            for family, one in found.items()
+            if family != "all"
+        ],
+    )
+
+
+def faults(found: Found) -> Iterator[str]:
+    rows = found["faults"]
+    commands = sorted({row["command"] for row in rows})
+    yield "## Faults at random moments"
+    yield f"`python benchmarks/faults.py --faults {len(rows)}`"
+    yield ""
+    yield (
+        f"{len(rows)} faults met {', '.join(f'`{name}`' for name in commands)} at random moments. "
+        "After each, what earlier commands had written was compared byte by byte, and the command "
+        "was run again and its results compared with those of an undisturbed chain. A fault must "
+        "be told in one sentence, without a traceback; a killed process says nothing."
+    )
+    yield ""
+    kinds = list(dict.fromkeys(row["fault"] for row in rows))
+
+    def bad(kind: str, key: str) -> int:
+        return sum(bool(row[key]) for row in rows if row["fault"] == kind)
+
+    yield from table(
+        ("fault", "times", "earlier results lost", "not run again", "other results", "badly told"),
+        [
+            (
+                kind,
+                sum(row["fault"] == kind for row in rows),
+                *(bad(kind, key) for key in ("lost", "again", "differs", "reported")),
+            )
+            for kind in kinds
+        ],
+    )
+    compared = {name for names in found["compared"].values() for name in names}
+    yield (
+        f"{len(compared)} files are compared. Full disks and read-only folders are file systems "
+        "in memory; memory runs out by a limit on the address space; the clock moves for the "
+        "process alone."
+    )
+    yield ""
+
+
+def load(found: Found) -> Iterator[str]:
+    sessions, minutes = found["sessions"], f"{found['minutes']:g}"
+    yield "## Many readers"
+    yield f"`python benchmarks/load.py --sessions {sessions} --minutes {minutes}`"
+    yield ""
+    yield (
+        f"{sessions} sessions of headless browsers read one analysis of {found['cases']:,} cases "
+        f"for {minutes} minutes, on the machine of the server: {found['interactions']:,} changes "
+        f"of case or view, each after a pause of {found['pause_seconds']:g} seconds, "
+        f"{found['failed']} failed; median {found['median_seconds']:.1f} s, 95th percentile "
+        f"{found['p95_seconds']:.1f} s until all was drawn. The server's memory: "
+        f"{found['quarter_mib']:.0f} MiB after a quarter of the time, {found['end_mib']:.0f} MiB "
+        "at the end."
+    )
+    yield ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("corpus", "faults", "load"):
+        parser.add_argument(name, type=Path, help=f"what the measurement of {name} wrote")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    lines = ["# Reliability"]
+    lines += [f"Written by `benchmarks/reliability.py`. Measured on {machine()}.", ""]
+    for read, file in ((corpus, options.corpus), (faults, options.faults), (load, options.load)):
+        lines += read(json.loads(file.read_text(encoding="utf-8")))
+    options.out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
