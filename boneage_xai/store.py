@@ -78,7 +78,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes | memoryview) -> None:
     """Write a file whole or not at all, on disk when this returns, also if the power fails then."""
     with staged_file(path) as staged, staged.open("wb") as stream:
         stream.write(content)

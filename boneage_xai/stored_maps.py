@@ -16,8 +16,8 @@ from boneage_xai.errors import DataError
 CHUNK_CODECS = (ZstdCodec(), Crc32cCodec())
 """How chunks are compressed, and then given a checksum that is compared when they are read."""
 
-WHOLE = "every_chunk_written"
-"""Attribute of arrays that have a chunk for every case, so that a missing one is damage."""
+WRITTEN = "written_rows"
+"""Attribute of arrays: ``all``, or the rows that have a chunk; a missing one is damage."""
 
 
 class StoredMaps:
@@ -84,11 +84,12 @@ class StoredArray:
             values = np.asarray(self._array[rows])
         except (ValueError, RuntimeError, OSError) as error:
             raise self._damage(rows, str(error)) from error
-        if self.attrs.get(WHOLE):
-            each = range(self.shape[0])[rows]
-            for row in each if isinstance(each, range) else [each]:
-                if not self._chunk(row).is_file():
-                    raise self._damage(row, "its file is missing")
+        chosen = range(self.shape[0])[rows]
+        asked = set(chosen) if isinstance(chosen, range) else {chosen}
+        written = self.attrs.get(WRITTEN, ())
+        for row in sorted(asked if written == "all" else asked.intersection(written)):
+            if not self._chunk(row).is_file():
+                raise self._damage(row, "its file is missing")
         return values
 
     def _chunk(self, row: int) -> Path:

@@ -72,6 +72,20 @@ def test_a_chunk_that_is_missing_is_not_read_as_zeros(written: Path, name: str) 
     assert StoredMaps(written)[name][1:].shape == (2, 8, 6)
 
 
+def test_a_lost_region_map_is_no_map_of_background(tmp_path: Path) -> None:
+    path = tmp_path / "attributions.zarr"
+    MapsWriter.create(path, ["a", "b"], (8, 6), [], {}, regions=True, claim="x")
+    writer = MapsWriter(path)
+    writer.write("regions", 1, np.full((8, 6), 3, np.uint8))
+    writer.finish({"3": "radius"}, ["b"])
+    regions = StoredMaps(path)["regions"]
+    assert regions[:].sum() == 3 * 8 * 6
+    (path / "regions" / "c" / "1" / "0" / "0").unlink()
+    assert not regions[0].any()  # a case without a region map
+    with pytest.raises(DataError, match="its file is missing"):
+        regions[1]
+
+
 def test_what_is_no_group_is_refused(tmp_path: Path) -> None:
     (tmp_path / "attributions.zarr").mkdir()
     with pytest.raises(DataError, match="expected a Zarr group"):

@@ -28,7 +28,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint beside its target and rename it."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        write_durably(Path(path), buffer.getvalue())
+        write_durably(Path(path), buffer.getbuffer())
 
 
 class MovableCheckpoint(ModelCheckpoint):

@@ -147,7 +147,8 @@ def join(devices: int, nodes: int) -> Processes | None:
     wanted = devices * nodes
     if started == wanted == 1:
         return ALONE
-    if environment is None:
+    # A batch job of one task: the processes of its devices are started here.
+    if environment is None or (started == 1 and nodes == 1):
         return None
     if started != wanted:
         raise ConfigError(

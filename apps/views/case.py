@@ -92,7 +92,7 @@ def _asked(
     methods = list(dict.fromkeys(found["method"]))
     first = preferred_method(methods)
     methods = [first, *(name for name in methods if name != first)]
-    matching = _matching(labels)
+    matching = _matching(labels) if len(labels) > _MOST_LISTED else []
     choose, how, strength = st.columns([5, 4, 4], vertical_alignment="bottom")
     with choose:
         case_id = linked_choice(

@@ -13,7 +13,7 @@ import zarr
 
 from boneage_xai.errors import DataError
 from boneage_xai.store import sync
-from boneage_xai.stored_maps import CHUNK_CODECS, WHOLE
+from boneage_xai.stored_maps import CHUNK_CODECS, WRITTEN
 from boneage_xai.types import RegionMap
 
 _HIGHEST_LABEL = 255
@@ -77,7 +77,7 @@ class MapsWriter:
                 config={"write_empty_chunks": True},
             )
             if name != "regions":
-                array.attrs[WHOLE] = True
+                array.attrs[WRITTEN] = "all"
 
     def write(self, name: str, index: int, values: npt.NDArray[Any]) -> dict[str, int]:
         """Write a case's chunk (H, W) of an array and wait until it is on disk.
@@ -104,10 +104,13 @@ class MapsWriter:
         if not with_regions:
             del self.group["regions"]
             return
+        ids: Any = self.group.attrs["case_ids"]
+        having = set(with_regions)
         self.group["regions"].attrs.update(
             {
                 "names": {value: names[value] for value in sorted(names, key=int)},
                 "case_ids": list(with_regions),
+                WRITTEN: [row for row, case_id in enumerate(ids) if case_id in having],
             }
         )
 

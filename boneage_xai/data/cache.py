@@ -9,6 +9,7 @@ was written are compared each time it is opened; a damaged cache is made again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -184,7 +185,7 @@ def open_cache(
             return _open(path, cohort, settings, fingerprint)
         except DataError as error:
             logger.warning("%s; it is made again", error)
-            shutil.rmtree(path, ignore_errors=True)
+            _put_away(path)
     logger.info("decoding %d images into %s", len(cohort), path)
     try:
         _build(cohort, settings, fingerprint, path, workers, progress)
@@ -195,6 +196,14 @@ def open_cache(
         if not path.exists():
             raise
     return _open(path, cohort, settings, fingerprint)
+
+
+def _put_away(path: Path) -> None:
+    """Remove a damaged cache, but not one that another process has made in its place since."""
+    aside = path.with_name(f".{path.name}.damaged-{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _key(settings: PreprocessSettings, fingerprint: str) -> str:

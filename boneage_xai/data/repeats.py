@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from boneage_xai.data.problems import Problem
 from boneage_xai.types import FloatImage
 
+_NAMED = 5
+
 
 def pixels_digest(pixels: FloatImage) -> str:
     """Return a hash of a radiograph's pixels (H, W) and their shape."""
@@ -34,7 +36,9 @@ def repeated_images(digests: Mapping[str, Mapping[str, str]]) -> list[Problem]:
     for shared in owners.values():
         if len(shared) == 1:
             continue
-        listed = ", ".join(f"{case_id} of {name}" for name, case_id in shared)
+        listed = ", ".join(f"{case_id} of {name}" for name, case_id in shared[:_NAMED])
+        if len(shared) > _NAMED:
+            listed += f" and {len(shared) - _NAMED:,} more"
         across = len({name for name, _ in shared}) > 1
         why = "the sets share it" if across else "a split may put it on both sides"
         sentence = f"the cases {listed} show the same radiograph, pixel by pixel: {why}"

@@ -185,7 +185,7 @@ def test_a_damaged_cache_that_cannot_be_removed_is_not_served(
     cohort = make_cohort(tmp_path / "images")
     cache = open_cache(cohort, SETTINGS, tmp_path / "cache", workers=1)
     (cache.path / "geometry.npy").unlink()
-    monkeypatch.setattr("boneage_xai.data.cache.shutil.rmtree", lambda *args, **kwargs: None)
+    monkeypatch.setattr("boneage_xai.data.cache._put_away", lambda path: None)
     with pytest.raises(DataError, match="found damage"):
         open_cache(cohort, SETTINGS, tmp_path / "cache", workers=1)
 

@@ -70,6 +70,11 @@ def test_sets_that_share_a_radiograph_are_told() -> None:
     assert "the sets share it" in problem.message
 
 
+def test_many_cases_with_one_picture_are_not_all_named() -> None:
+    (problem,) = repeated_images({"training": dict.fromkeys(map(str, range(5000)), "placeholder")})
+    assert "4 of training and 4,995 more show the same radiograph" in problem.message
+
+
 def test_digests_tell_shapes_apart() -> None:
     flat = np.zeros((2, 3), dtype=np.float32)
     assert pixels_digest(flat) != pixels_digest(flat.T.copy())

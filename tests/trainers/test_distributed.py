@@ -385,3 +385,15 @@ def test_an_image_is_changed_alike_in_any_number_of_processes() -> None:
         parts.append(augment(images[2 * rank : 2 * rank + 2], changes, Share(rank, 3)))
     torch.testing.assert_close(torch.cat(parts), whole)
     assert not torch.allclose(whole[0], images[0])
+
+
+def test_a_slurm_job_of_one_task_starts_its_processes_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after ``sbatch --ntasks=1 --gpus=2``: SLURM started one process, for two devices."""
+    started = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    assert join(2, 1) is None
+    with pytest.raises(ConfigError, match="expected 4 processes .* found 1"):
+        join(2, 2)
