@@ -162,9 +162,18 @@ def test_whole_ends_of_a_fraction_do_not_make_it_whole() -> None:
     ]
 
 
+def test_listed_values_are_held_as_the_recipe_holds_them() -> None:
+    recipe = load_recipe("demo", ["training.weight_decay=0"])
+    [knob] = checked_space(recipe, [parse_knob("training.weight_decay=0|0.01")], pruning=True)
+    stored = [knob.stored(value) for value in knob.tested]
+    assert knob.stored(value_of(recipe, knob.key)) == stored[0]
+    assert stored == ["0.0", "0.01"]
+
+
 @pytest.mark.parametrize(
     ("texts", "reason"),
     [
+        (["training.weight_decay=1|1.0"], "all different"),
         (["training.lr=1e-4..1e-2"], "training.lr=.*: unknown key training.lr"),
         (["optimiser.name=a|b"], "unknown key optimiser"),
         (["training.epochs.first=1..2"], "epochs is a value, not a section"),

@@ -239,11 +239,12 @@ def checked_space(recipe: Recipe, knobs: Sequence[Knob], *, pruning: bool) -> li
         pruning: whether trials are compared epoch by epoch.
 
     Returns:
-        The knobs, with whole numbers made fractions where the recipe's key holds fractions.
+        The knobs, with values as the recipe holds them: fractions for whole numbers where the key
+        holds fractions.
 
     Raises:
-        ConfigError: a key that is unknown, named twice or must be the same for all trials, or a
-            value that the recipe refuses.
+        ConfigError: a key that is unknown, named twice or must be the same for all trials, or
+            values that the recipe refuses or holds to be the same.
     """
     keys = [knob.key for knob in knobs]
     for key in keys:
@@ -278,7 +279,7 @@ def _settled(recipe: Recipe, knob: Knob) -> Knob:
             raise ConfigError(f"knob {knob}: {error}") from error
         taken.append(value_of(changed, knob.key))
     if isinstance(knob, Choices):
-        return knob
+        return _choices(knob.key, taken, knob)
     if all(isinstance(value, float) for value in taken):
         return replace(knob, low=float(knob.low), high=float(knob.high))
     if isinstance(taken[0], bool) or not knob.whole:
