@@ -198,11 +198,26 @@ def fail(study: Any, number: int) -> None:
     study.tell(number, state=optuna.trial.TrialState.FAIL)
 
 
+class _WithoutFailed:
+    """A study as pruners see it: trials that go on with failed ones report their values again."""
+
+    def __init__(self, study: Any) -> None:
+        self._whole = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def get_trials(self, deepcopy: bool = True, states: Any = None) -> list[Any]:
+        """Return the trials that did not fail."""
+        trials = self._whole.get_trials(deepcopy, states)
+        return [trial for trial in trials if trial.state.name != "FAIL"]
+
+
 def is_behind(pruner: Any, study: Any, number: int, size_px_of_epoch: Callable[[int], int]) -> bool:
     """Return whether a trial is to be given up after the epoch that it reported last.
 
     Pruners look at the best value so far. Values at another input size are kept from them: there
-    the same network has another error.
+    the same network has another error. So are failed trials.
 
     Args:
         pruner: an Optuna pruner.
@@ -217,4 +232,4 @@ def is_behind(pruner: Any, study: Any, number: int, size_px_of_epoch: Callable[[
         for step, value in trial.intermediate_values.items()
         if size_px_of_epoch(step - 1) == size_px
     }
-    return bool(pruner.prune(study, trial))
+    return bool(pruner.prune(_WithoutFailed(study), trial))

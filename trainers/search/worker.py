@@ -50,10 +50,9 @@ class SearchSettings:
         storage: URL of a database or path of a journal file; None for a database in the folder.
         study_name: of the study within the storage.
         pruner: ``median`` gives a trial up when its best validation MAE at the present input size
-            is worse than the median of complete trials after the same epoch, from half of the
-            epochs and the fifth complete trial on; ``halving`` (asynchronous
-            successive halving, Li et al., 2020) when it is not among the best third at epochs 1, 3,
-            9, …; ``none`` never.
+            is worse than the median of complete ones after the same epoch, in its second half, from
+            the fifth complete trial on; ``halving`` (asynchronous successive halving, Li et al.,
+            2020) when it is not among the best third at epochs 1, 3, 9, …; ``none`` never.
         seed: of the sampler (a tree-structured Parzen estimator); with one worker the same seed
             gives the same trials, also after a kill.
         keep_weights: of every complete trial, not of the best alone.
@@ -118,22 +117,29 @@ class Worker:
         Args:
             after_trial: called after each trial of this worker.
         """
+        awaited: set[int] = set()
         while True:
             requeue_dead_trials(self.study, self.out)
-            finished, running = self._counts()
+            finished, running = self._finished_and_running()
             self._progress(finished)
             if finished >= self.settings.n_trials:
                 return
-            if finished + running >= self.settings.n_trials:
+            if finished + len(running) >= self.settings.n_trials:
+                if not running <= awaited:
+                    numbers = ", ".join(map(str, sorted(running)))
+                    logger.warning("waiting for trials of other workers: %s", numbers)
+                awaited |= running
                 time.sleep(_POLL_SECONDS)
                 continue
             self._one_trial()
             self._drop_weights()
             after_trial()
 
-    def _counts(self) -> tuple[int, int]:
+    def _finished_and_running(self) -> tuple[int, set[int]]:
+        """Return how many trials are complete or pruned, and the numbers of those that run."""
         states = [trial.state.name for trial in self.study.get_trials(deepcopy=False)]
-        return states.count("COMPLETE") + states.count("PRUNED"), states.count("RUNNING")
+        running = {number for number, state in enumerate(states) if state == "RUNNING"}
+        return states.count("COMPLETE") + states.count("PRUNED"), running
 
     def _progress(self, done: float) -> None:
         if self.on_trials is not None:
@@ -163,15 +169,15 @@ class Worker:
         begun.number = trial.number
         begun.lock = trial_lock(self.out, trial.number)
         begun.lock.acquire()
-        rank = self._refuse_surplus(trial)
         # By its place and not by the worker: two workers must not draw the same values.
-        seed = int(np.random.SeedSequence([self.settings.seed, rank]).generate_state(1)[0])
+        place = self._place(trial)
+        seed = int(np.random.SeedSequence([self.settings.seed, place]).generate_state(1)[0])
         self.study.sampler = optuna.samplers.TPESampler(seed=seed)
         recipe = with_values(self.recipe, {knob.key: knob.suggest(trial) for knob in self.knobs})
         folder = trial_folder(self.out, trial.number)
         self._take_over(trial.user_attrs.get(CONTINUES, []), folder)
         pruner = make_pruner(self.settings.pruner, recipe.training.epochs)
-        finished, _ = self._counts()
+        finished, _ = self._finished_and_running()
         seconds: dict[int, float] = {}
 
         def report(row: dict[str, float]) -> None:
@@ -188,34 +194,40 @@ class Worker:
             if not math.isfinite(mae_months):
                 raise optuna.TrialPruned("diverged")
 
-        def on_epoch(row: dict[str, float]) -> None:
-            report(row)
-            if self.on_epoch is not None:
-                self.on_epoch(trial.number, row)
-            done = int(row["epoch"]) + 1
-            self._progress(finished + done / recipe.training.epochs)
-            if done < recipe.training.epochs and is_behind(
+        def give_up_if_behind(row: dict[str, float]) -> None:
+            if int(row["epoch"]) + 1 < recipe.training.epochs and is_behind(
                 pruner, self.study, trial.number, self._size_px_of_epoch
             ):
                 raise optuna.TrialPruned
 
+        def on_epoch(row: dict[str, float]) -> None:
+            report(row)
+            if self.on_epoch is not None:
+                self.on_epoch(trial.number, row)
+            self._progress(finished + (int(row["epoch"]) + 1) / recipe.training.epochs)
+            give_up_if_behind(row)
+
         for row in _finished_epochs(folder):
             report(row)
+            give_up_if_behind(row)
         run = train(recipe, self.cohort, folder, resume=True, on_epoch=on_epoch, **self.options)
         return run.manifest.val_mae_months
 
-    def _refuse_surplus(self, trial: Any) -> int:
-        """Return how many trials that count began before this one.
+    def _place(self, trial: Any) -> int:
+        """Return how many trials before this one count or drew values and ended with an error.
 
         Raises:
-            _SurplusError: as many as the study is to have.
+            _SurplusError: those that count are as many as the study is to have.
         """
-        others = self.study.get_trials(deepcopy=False)[: trial.number]
-        rank = sum(other.state.name in ("COMPLETE", "PRUNED", "RUNNING") for other in others)
+        trials = self.study.get_trials(deepcopy=False)
+        before = trials[: trial.number]
+        rank = sum(other.state.name in ("COMPLETE", "PRUNED", "RUNNING") for other in before)
         if rank >= self.settings.n_trials:
             trial.set_user_attr(SURPLUS, True)
             raise _SurplusError
-        return rank
+        continued = {number for other in trials for number in other.user_attrs.get(CONTINUES, [])}
+        failed = {other.number for other in before if other.state.name == "FAIL" and other.params}
+        return rank + len(failed - continued)
 
     def _take_over(self, ended: Sequence[int], folder: Path) -> None:
         """Move what a trial had trained when it was killed to where it goes on."""
@@ -251,7 +263,7 @@ def make_pruner(name: PrunerName, epochs: int) -> Any:
 
     if name == "median":
         # The order of the first epochs says little about that of the last.
-        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=epochs // 2)
+        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=epochs // 2 + 1)
     if name == "halving":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
     return optuna.pruners.NopPruner()
