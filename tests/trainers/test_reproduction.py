@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 import time
@@ -20,9 +21,10 @@ from boneage_xai.errors import CheckpointError, ConfigError
 from boneage_xai.models.checkpoint import load_run
 from boneage_xai.phantom.cohorts import write_cohort
 from boneage_xai.phantom.settings import PhantomSettings
-from boneage_xai.store import read_json, read_table
+from boneage_xai.store import read_json, read_table, write_json
 from boneage_xai.types import Cohort
 from trainers.reproduction.arms import arm_state, load_arms, train_arm
+from trainers.reproduction.measuring import Source, collect
 
 OWN = """
 name = "{name}"
@@ -247,6 +249,47 @@ def test_a_budget_stops_between_epochs_and_the_rest_is_said(
     expected = load_run(whole / "out" / "runs" / "own").network.state_dict()
     for name, value in load_run(folder).network.state_dict().items():
         assert np.allclose(value, expected[name], atol=1e-6), name
+
+
+def test_another_test_set_replaces_the_numbers_of_the_first(
+    whole: Path, phantoms: Path, recipes: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole / "out", out)
+    settings = PhantomSettings(size_px=96)
+    other = write_cohort(tmp_path / "seven", 7, seed=5, settings=settings, workers=1)
+    kept = out / "analyses" / "own" / "metrics.json"
+    before = kept.stat().st_mtime_ns
+    words = command(phantoms, out, recipes, "--cache", whole / "cache", "--test", other)
+    run(words)
+    for arm in read_json(out / "reproduction.json")["arms"]:
+        table = read_table(out / "analyses-test" / arm["name"] / "predictions.parquet")
+        assert arm["measured"]["test"]["n"] == len(table) == 7
+        errors = table["predicted_months"] - table["reference_months"]
+        assert arm["measured"]["test"]["mae_months"]["value"] == pytest.approx(errors.abs().mean())
+    assert kept.stat().st_mtime_ns == before
+    # One that was killed before it was whole is made again.
+    last = out / "analyses-test" / "own" / "history.csv"
+    last.unlink()
+    run(words)
+    assert last.is_file()
+
+
+def test_what_was_measured_of_another_state_is_not_shown(
+    whole: Path, recipes: list[str], cohort: Cohort, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole / "out", out)
+    states = [arm_state(arm, out / "runs" / arm.name) for arm in load_arms(recipes, [])]
+    sources = {"validation": Source(cohort, Path("phantoms"))}
+    assert all(arm["measured"] for arm in collect(states, sources, out, about={})["arms"])
+    # Trained on since it was measured.
+    run_file = out / "runs" / "own" / "run.json"
+    manifest = read_json(run_file)
+    write_json(run_file, manifest | {"weights_sha256": "0" * 64})
+    trained_on, same = collect(states, sources, out, about={})["arms"]
+    assert trained_on["measured"] == {}
+    assert same["measured"]["validation"]["n"] == 8
 
 
 def test_a_stop_before_the_full_size_leaves_nothing_to_measure(

@@ -13,6 +13,7 @@ import torch
 
 from boneage_xai.analysis.reproduction import activation_control, reproduction_record
 from boneage_xai.analysis.run_analysis import RunOnCohort, SplitName, evaluate_run, prepare_run
+from boneage_xai.data.cache import source_fingerprint
 from boneage_xai.errors import AttributionError
 from boneage_xai.figures.reproduction import (
     activations_beside_random,
@@ -21,7 +22,7 @@ from boneage_xai.figures.reproduction import (
     sex_differences_figure,
 )
 from boneage_xai.figures.style import figure_bytes
-from boneage_xai.models.checkpoint import load_run
+from boneage_xai.models.checkpoint import load_run, read_manifest
 from boneage_xai.predict import Progress
 from boneage_xai.store import AnalysisFolder, read_json, write_bytes, write_json
 from boneage_xai.types import Case, Cohort, Sex
@@ -36,7 +37,7 @@ SETS: Mapping[str, tuple[str, SplitName]] = {
 _CONTROL_FILE = "activation_control.json"
 _CONTROL_CASES = 16
 # What is written last, so that a folder that has it is whole.
-_LAST_FILE = {"validation": _CONTROL_FILE, "test": "metrics.json"}
+_LAST_FILE = {"validation": _CONTROL_FILE, "test": "history.csv"}
 _SEX_WORDS = {Sex.FEMALE: "girl", Sex.MALE: "boy"}
 
 
@@ -75,7 +76,8 @@ def measure_arm(
 ) -> None:
     """Evaluate an arm on every set and draw its examples and activation maps.
 
-    What is there of the same weights is kept; what is of an earlier state of the arm gives way.
+    What is there of the same weights and cases is kept; what is of an earlier state of the arm, or
+    of another set, gives way.
 
     Args:
         state: the arm; without a run nothing is done.
@@ -93,10 +95,10 @@ def measure_arm(
         return
     run = load_run(state.run, "cuda" if torch.cuda.is_available() else "cpu")
     for name, source in sources.items():
+        if _measured(state, name, source, out) is not None:
+            continue
         parent, split = SETS[name]
         folder = out / parent / state.arm.name
-        if (folder / _LAST_FILE[name]).is_file() and _model_of(folder) == run.model_id:
-            continue
         shutil.rmtree(folder, ignore_errors=True)
         prepared = prepare_run(
             run,
@@ -111,8 +113,15 @@ def measure_arm(
             _draw(prepared, analysis, state.arm.name, out / "figures", seed)
 
 
-def _model_of(folder: Path) -> str:
-    return str(AnalysisFolder.open(folder).manifest["run"]["model_id"])
+def _measured(state: ArmState, name: str, source: Source, out: Path) -> AnalysisFolder | None:
+    """Return the analysis of an arm as it is on a set as it is, None where there is none whole."""
+    folder = out / SETS[name][0] / state.arm.name
+    if state.run is None or not (folder / _LAST_FILE[name]).is_file():
+        return None
+    analysis = AnalysisFolder.open(folder)
+    recorded = (analysis.manifest["run"]["model_id"], analysis.manifest["data"]["fingerprint"])
+    model_id = read_manifest(state.run).weights_sha256[:12]
+    return analysis if recorded == (model_id, source_fingerprint(source.cohort)) else None
 
 
 def _draw(
@@ -165,7 +174,7 @@ def collect(
     """Put together what is known of all arms, and draw the figures that compare them.
 
     Args:
-        states: every arm, evaluated or not.
+        states: every arm, measured or not; what was measured of another state is left out.
         sources: as for ``measure_arm``.
         out: folder of the reproduction.
         seed: of the bootstrap.
@@ -178,10 +187,9 @@ def collect(
     arms, pictures = [], {}
     for state in states:
         arm = state.record()
-        for name in sources:
-            folder = out / SETS[name][0] / state.arm.name
-            if state.run is not None and (folder / _LAST_FILE[name]).is_file():
-                analyses[name][state.arm.name] = AnalysisFolder.open(folder)
+        for name, source in sources.items():
+            if (analysis := _measured(state, name, source, out)) is not None:
+                analyses[name][state.arm.name] = analysis
         if state.arm.name in analyses["validation"]:
             control = read_json(analyses["validation"][state.arm.name].path / _CONTROL_FILE)
             arm["activations"] = control
