@@ -91,7 +91,6 @@ def reproduce(
         sources["test"] = Source(*_read(test, column, skip_problems, "test"))
     about = {
         "command": _command(sys.argv[1:]),
-        "arguments": sys.argv[1:],
         "data": sources["validation"].record(),
         "test": sources["test"].record() if "test" in sources else None,
         "seed": seed,
@@ -156,7 +155,9 @@ def _read(
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """Return the command line with the names of files and folders in place of their paths."""
+    """Return the command line with names in place of paths, and home unnamed in the settings."""
+    from reports.reproduction_cells import without_home
+
     words = list(arguments)
     for place, word in enumerate(words):
         option, separator, value = word.partition("=")
@@ -164,7 +165,7 @@ def _command(arguments: Sequence[str]) -> str:
             words[place] = f"{option}={Path(value).name}"
         elif place and words[place - 1] in _PATHS:
             words[place] = Path(word).name
-    return shlex.join(["boneage-xai", *words])
+    return without_home(shlex.join(["boneage-xai", *words]))
 
 
 def _say(record: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from reports.reproduction_cells import (
     setting_text,
     sex_verdict,
     state_text,
+    without_home,
 )
 from reports.wording import BASELINE_NAMES, RESEARCH_USE, layer_name, months
 
@@ -263,9 +264,22 @@ def _training(record: Record, images: str) -> str:
 
 
 def _activations(record: Record, images: str, radiographs: bool) -> str:
-    shown = [arm for arm in record["arms"] if arm.get("activations")]
-    if not shown:
-        return ""
+    known = [arm for arm in record["arms"] if arm.get("activations")]
+    shown = [arm for arm in known if arm["activations"]["n"]]
+    parts = ["## Activation maps by layer, beside random weights"]
+    if shown:
+        parts += _activation_maps(record, shown, images, radiographs)
+    parts += [
+        f"No maps of `{arm['name']}`: {without_home(arm['activations']['reason'])}."
+        for arm in known
+        if arm not in shown
+    ]
+    return "\n\n".join(parts) if known else ""
+
+
+def _activation_maps(
+    record: Record, shown: Sequence[Record], images: str, radiographs: bool
+) -> list[str]:
     rows = [
         [
             f"`{arm['name']}`" if place == 0 else "",
@@ -278,7 +292,6 @@ def _activations(record: Record, images: str, radiographs: bool) -> str:
     ]
     n = shown[0]["activations"]["n"]
     parts = [
-        "## Activation maps by layer, beside random weights",
         "A study reads from such maps that early layers look at the epiphyses of the metacarpals "
         "and later ones at the wrist or at several fingers. How much of the hand a place of a "
         "layer sees grows with depth in any network. What was learnt is what differs from a copy "
@@ -292,7 +305,7 @@ def _activations(record: Record, images: str, radiographs: bool) -> str:
             f"({images}/{record['figures']['arms'][arm['name']]['activations']})"
             for arm in shown
         ]
-    return "\n\n".join(parts)
+    return parts
 
 
 def _examples(record: Record, images: str) -> str:

@@ -90,19 +90,20 @@ def state_text(arm: Record) -> str:
 def reasons(arms: Sequence[Record]) -> list[str]:
     """Return a sentence per arm that says why it was trained no further, home left unnamed."""
     return [
-        f"{arm['name']}, {arm['status']}: {_without_home(arm['reason'])}"
+        f"{arm['name']}, {arm['status']}: {without_home(arm['reason'])}"
         for arm in arms
         if arm["reason"]
     ]
 
 
-def _without_home(text: str) -> str:
+def without_home(text: str) -> str:
+    """Return a text with ``~`` in place of the user's home folder."""
     return text.replace(str(Path.home()), "~")
 
 
 def setting_text(value: Any) -> str:
     """Return the value of a setting as code."""
-    return f"`{_without_home(value if isinstance(value, str) else json.dumps(value))}`"
+    return f"`{without_home(value if isinstance(value, str) else json.dumps(value))}`"
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

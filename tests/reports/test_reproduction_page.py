@@ -189,6 +189,21 @@ def test_only_the_private_page_shows_radiographs(record: dict[str, Any]) -> None
     assert "| `wouters-vgg16` | `a` | 8 × 8 | +0.50 (+0.40 to +0.60) |" in public
 
 
+def test_an_arm_without_activation_maps_says_why(record: dict[str, Any]) -> None:
+    layer = {"layer": "backbone.a", "size_px": 8, "rank_correlation": estimate(0.5, 0.4, 0.6)}
+    none = {"n": 0, "layers": [], "reason": f"no layers in {Path.home()}/run"}
+    record["arms"][0]["activations"] = {"n": 16, "layers": [layer]}
+    record["arms"][3]["activations"] = none
+    page = reproduction_page(record, images="x", radiographs=True)
+    assert "| `wouters-vgg16` | `a` | 8 × 8 |" in page
+    assert "No maps of `kimmel-resnet101`: no layers in ~/run." in page.splitlines()
+    assert "over 16 validation cases" in page
+    record["arms"][0]["activations"] = none
+    page = reproduction_page(record, images="x", radiographs=True)
+    assert page.count("No maps of") == 2
+    assert "correlation with random weights" not in page
+
+
 @pytest.mark.parametrize(
     ("low", "high", "p", "verdict"),
     [

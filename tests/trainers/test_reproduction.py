@@ -72,7 +72,7 @@ def command(phantoms: Path, out: Path, recipes: list[str], *more: object) -> lis
     return [str(word) for word in (*words, *more)]
 
 
-def run(words: list[str]) -> str:
+def run(words: list[str], code: int = 0) -> str:
     """Run the command line in this process and return what it prints."""
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
@@ -82,7 +82,7 @@ def run(words: list[str]) -> str:
         patch.setenv("TORCH_HOME", "/nowhere")
         with pytest.raises(SystemExit) as end:
             main()
-    assert not end.value.code
+    assert (end.value.code or 0) == code
     return printed.getvalue()
 
 
@@ -167,6 +167,7 @@ def test_the_page_says_it_and_the_one_for_publication_shows_no_radiograph(whole:
         assert "wouters-vgg16, not run: ImageNet weights of vgg16 are not at" in text
         assert "Of 3 arms: 2 complete; 1 not run." in text
         assert str(whole) not in text
+    assert str(whole) not in (whole / "out" / "reproduction.json").read_text(encoding="utf-8")
     assert page.count("![") == 3 + 4
     assert docs.count("![") == 3
     pictures = {path.name for path in (whole / "docs" / "images" / "page").iterdir()}
@@ -290,6 +291,19 @@ def test_what_was_measured_of_another_state_is_not_shown(
     trained_on, same = collect(states, sources, out, about={})["arms"]
     assert trained_on["measured"] == {}
     assert same["measured"]["validation"]["n"] == 8
+
+
+def test_settings_do_not_tell_where_home_is(
+    phantoms: Path, recipes: list[str], tmp_path: Path
+) -> None:
+    weights = f"initialisation.weights={Path.home()}/of-mine.pth"
+    words = command(phantoms, tmp_path / "out", recipes[:1], "--set", weights)
+    docs = tmp_path / "page.md"
+    run([*words, "--budget-minutes", "0", f"--docs-page={docs}"], code=2)
+    for page in (tmp_path / "out" / "reproduction.md", docs):
+        text = page.read_text(encoding="utf-8")
+        assert "--set initialisation.weights=~/of-mine.pth" in text
+        assert str(Path.home()) not in text
 
 
 def test_a_stop_before_the_full_size_leaves_nothing_to_measure(
