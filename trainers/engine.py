@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -155,6 +156,9 @@ def train(
     processes.once(
         lambda: write_results(network, recipe, held_out, cache, run, best_epoch, data, baselines)
     )
+    if not stopped:
+        # Not before: until the results are there, it is what there is to measure.
+        processes.once(lambda: shutil.rmtree(out / SO_FAR, ignore_errors=True))
     return load_run(run)
 
 

@@ -37,11 +37,11 @@ def take_history(out: Path, run: Path) -> None:
     """Give a run folder inside that of a stopped training the history and the split of that.
 
     Args:
-        out: folder of the training; what an earlier stop left in it is removed.
-        run: ``out`` itself where the training was not stopped.
+        out: folder of the training.
+        run: begun anew; ``out`` itself where the training was not stopped.
     """
-    shutil.rmtree(out / SO_FAR, ignore_errors=True)
     if run != out:
+        shutil.rmtree(run, ignore_errors=True)
         run.mkdir()
         for name in ("history.csv", SPLITS_FILE):
             shutil.copyfile(out / name, run / name)

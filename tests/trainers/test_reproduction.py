@@ -306,6 +306,41 @@ def test_settings_do_not_tell_where_home_is(
         assert str(Path.home()) not in text
 
 
+def test_a_budget_that_ends_while_decoding_leaves_an_arm_not_begun(
+    cohort: Cohort, recipes: list[str], tmp_path: Path
+) -> None:
+    decoded: list[int] = []
+    state = train_arm(
+        load_arms(recipes[:1], [])[0],
+        cohort,
+        tmp_path / "run",
+        cache_folder=tmp_path / "cache",
+        stop=lambda: bool(decoded),
+        on_decode=lambda done, _: decoded.append(done),
+    )
+    assert decoded
+    assert (state.status, state.reason) == ("not begun", None)
+
+
+def test_the_best_epoch_so_far_stays_until_the_results_are_written(
+    cohort: Cohort, recipes: list[str], whole: Path, tmp_path: Path
+) -> None:
+    (arm,) = load_arms(recipes[:1], [])
+    folder = tmp_path / "run"
+    state = train_arm(
+        arm, cohort, folder, cache_folder=whole / "cache", stop=(folder / "history.csv").is_file
+    )
+    assert state.run == folder / "so-far"
+    obstacle = folder / "learning_curve.png"
+    obstacle.mkdir()
+    with pytest.raises(OSError, match="learning_curve"):
+        train_arm(arm, cohort, folder, cache_folder=whole / "cache")
+    assert arm_state(arm, folder).run == folder / "so-far"
+    obstacle.rmdir()
+    assert train_arm(arm, cohort, folder, cache_folder=whole / "cache").status == "complete"
+    assert not (folder / "so-far").exists()
+
+
 def test_a_stop_before_the_full_size_leaves_nothing_to_measure(
     cohort: Cohort, recipes: list[str], whole: Path, tmp_path: Path
 ) -> None:

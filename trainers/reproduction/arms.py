@@ -255,7 +255,10 @@ def train_arm(
             on_step=on_step,
         )
     except (CheckpointError, ConfigError, DataError) as error:
-        return _unfinished(arm_state(arm, folder), error)
+        now = arm_state(arm, folder)
+        if now.status == "not begun" and isinstance(error, CheckpointError) and stop():
+            return now
+        return _unfinished(now, error)
     return arm_state(arm, folder)
 
 
