@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -180,22 +180,31 @@ def test_the_page_says_it_and_the_one_for_publication_shows_no_radiograph(whole:
     assert "own, validation cases: with the sex " in said
 
 
+KILLED = """
+import signal
+from apps import reproducing
+from apps.cli import main
+
+def note(text):
+    if text.startswith("own-image-only, epoch 2"):
+        signal.raise_signal(signal.SIGKILL)
+
+reproducing.note = note
+main()
+"""
+
+
 @pytest.mark.timeout(600)
 def test_killed_and_run_again_it_ends_with_the_same_numbers(
     whole: Path, phantoms: Path, recipes: list[str], test_set: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     words = command(phantoms, out, recipes, "--test", test_set)
-    started = [sys.executable, "-m", "apps.cli", *words]
-    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    history = out / "runs" / "own-image-only" / "history.csv"
-    until = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < until and not history.is_file():
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert history.is_file()
-    assert not (out / "runs" / "own-image-only" / "run.json").is_file()
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words], check=False, timeout=500)
+    assert killed.returncode == -signal.SIGKILL
+    unfinished = out / "runs" / "own-image-only"
+    assert len(read_table(unfinished / "history.csv")) == 2
+    assert not (unfinished / "run.json").exists()
     first = out / "runs" / "own" / "model.safetensors"
     kept = first.stat().st_mtime_ns
     # What was done before the kill is on the page already.
