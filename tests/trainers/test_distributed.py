@@ -396,5 +396,5 @@ def test_a_slurm_job_of_one_task_starts_its_processes_itself(
     for name, value in started.items():
         monkeypatch.setenv(name, value)
     assert join(2, 1) is None
-    with pytest.raises(ConfigError, match="expected 4 processes .* found 1"):
+    with pytest.raises(ConfigError, match=r"expected 4 processes .* found 1"):
         join(2, 2)
