@@ -22,8 +22,6 @@ from boneage_xai.data.splits import Split, leaked_cases, split_cohort
 from boneage_xai.errors import CheckpointError, ConfigError, DataError
 from boneage_xai.models.backbones import read_state_dict
 from boneage_xai.models.checkpoint import (
-    MANIFEST_FILE,
-    SPLITS_FILE,
     TrainedRun,
     TrainingData,
     load_run,
@@ -31,25 +29,23 @@ from boneage_xai.models.checkpoint import (
 from boneage_xai.models.precision import computes_bfloat16_fast
 from boneage_xai.models.regressor import BoneAgeRegressor
 from boneage_xai.predict import evaluation_mode
-from boneage_xai.store import read_json, write_json, write_table
 from boneage_xai.types import Cohort
 from trainers.averaging import AveragedWeights
 from trainers.batch_norm import share_batch_norm
 from trainers.checkpoints import BestAtFullSize, MovableCheckpoint, WholeCheckpointIO
+from trainers.claim import CLAIM_FILE, at_work_alone, begin_or_find_finished, check_folder
 from trainers.feeding import CachedRadiographs, make_loader
 from trainers.history import EpochReport, HistoryWriter, StepReport
 from trainers.loggers import logged_epochs, require_loggers
 from trainers.module import BoneAgeTraining
 from trainers.processes import ALONE, Processes
 from trainers.recipe import Recipe
-from trainers.results import SO_FAR, split_table, take_history, write_results
+from trainers.results import SO_FAR, take_history, write_results
 from trainers.stopping import StopRequest, StopWhenAsked
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-
-CLAIM_FILE = "engine/claim.json"
 
 
 def train(
@@ -99,8 +95,9 @@ def train(
 
     Raises:
         CheckpointError: stopped before the first epoch at the full input size.
-        ConfigError: the folder is in use, ``resume`` with another recipe or data, a logger
-            that is not installed, or processes that cannot share batches or the folder.
+        ConfigError: the folder is in use, another training is at work in it, ``resume`` with
+            another recipe or data, a logger that is not installed, or processes that cannot share
+            batches or the folder.
         DataError: fewer than two labelled cases, radiographs that cannot be read, or a
             training that diverged.
     """
@@ -115,7 +112,7 @@ def train(
             f"found {unlabelled} without"
         )
     split = split_cohort(cohort, recipe.training.validation_fraction, recipe.training.seed)
-    processes.once(lambda: _check_folder(out, resume))
+    processes.once(lambda: check_folder(out, resume))
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(recipe.training.seed)
@@ -127,39 +124,43 @@ def train(
             lambda: open_cache(cohort, recipe.preprocessing, folder, progress=on_decode)
         )
         _check_same_images(processes.tell(cache.fingerprint))
-        if processes.once(lambda: _begin_or_find_finished(out, recipe, split, cache)):
-            return load_run(out)
-        if not all(processes.tell((out / CLAIM_FILE).is_file())):
-            raise ConfigError(
-                f"{out}: expected a run folder on a file system that all machines share"
+        with at_work_alone(out, processes):
+            if processes.once(lambda: begin_or_find_finished(out, recipe, split, cache)):
+                return load_run(out)
+            if not all(processes.tell((out / CLAIM_FILE).is_file())):
+                raise ConfigError(
+                    f"{out}: expected a run folder on a file system that all machines share"
+                )
+            processes.once(lambda: _warn_of_leaks(split, cache))
+            fitted = cohort.select(split.train)
+            baselines = fit_baselines(
+                training_ages, fitted.is_male(), cache.intensity[cache.rows(split.train)]
             )
-        processes.once(lambda: _warn_of_leaks(split, cache))
-        fitted = cohort.select(split.train)
-        baselines = fit_baselines(
-            training_ages, fitted.is_male(), cache.intensity[cache.rows(split.train)]
-        )
-        with logged_epochs(loggers, out, recipe, on_epoch) as report:
-            best_epoch, stopped = _fit(
-                network, recipe, cohort, split, cache, out, processes, stop, report, on_step
+            with logged_epochs(loggers, out, recipe, on_epoch) as report:
+                best_epoch, stopped = _fit(
+                    network, recipe, cohort, split, cache, out, processes, stop, report, on_step
+                )
+            run = out / SO_FAR if stopped else out
+            data = TrainingData(
+                cohort=cohort.name,
+                source=source,
+                fingerprint=cache.fingerprint,
+                n_train=len(split.train),
+                n_validation=len(split.validation),
+                skipped_problem_rows=skipped_problem_rows,
             )
-    run = out / SO_FAR if stopped else out
-    processes.once(lambda: take_history(out, run))
-    data = TrainingData(
-        cohort=cohort.name,
-        source=source,
-        fingerprint=cache.fingerprint,
-        n_train=len(split.train),
-        n_validation=len(split.validation),
-        skipped_problem_rows=skipped_problem_rows,
-    )
-    held_out = cohort.select(split.validation)
-    processes.once(
-        lambda: write_results(network, recipe, held_out, cache, run, best_epoch, data, baselines)
-    )
-    if not stopped:
-        # Not before: until the results are there, it is what there is to measure.
-        processes.once(lambda: shutil.rmtree(out / SO_FAR, ignore_errors=True))
-    return load_run(run)
+            held_out = cohort.select(split.validation)
+            results = (network, recipe, held_out, cache, run, best_epoch, data, baselines)
+
+            def write() -> None:
+                take_history(out, run)
+                write_results(*results)
+                if not stopped:
+                    # Not before: until the results are there, it is what there is to measure.
+                    shutil.rmtree(out / SO_FAR, ignore_errors=True)
+
+            processes.once(write)
+            return load_run(run)
 
 
 def starting_network(
@@ -207,14 +208,6 @@ def _initial_network(
     return network
 
 
-def _check_folder(out: Path, resume: bool) -> None:
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            f"{out}: expected a new or empty folder, found one in use; "
-            "choose another, or --resume to continue a training there"
-        )
-
-
 def _check_input_sizes(network: BoneAgeRegressor, recipe: Recipe) -> None:
     sizes_px = {recipe.preprocessing.size_px, *(s.size_px for s in recipe.training.stages)}
     with evaluation_mode(network), torch.inference_mode():
@@ -234,31 +227,6 @@ def _check_same_images(fingerprints: Sequence[str]) -> None:
             "the radiographs: expected the same files on all machines, by name, size and time of "
             "change, found others; copy them with their times, or share them"
         )
-
-
-def _begin_or_find_finished(out: Path, recipe: Recipe, split: Split, cache: PixelCache) -> bool:
-    """Claim the folder; return whether the run in it is finished."""
-    _claim_folder(out, recipe, cache.fingerprint)
-    finished = (out / MANIFEST_FILE).is_file()
-    if not finished:
-        write_table(out / SPLITS_FILE, split_table(split, cache))
-    return finished
-
-
-def _claim_folder(out: Path, recipe: Recipe, fingerprint: str) -> None:
-    claim = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": fingerprint}
-    file = out / CLAIM_FILE
-    # Before its first checkpoint a training can begin anew in any way.
-    if file.is_file() and (file.parent / "last.ckpt").is_file():
-        earlier = read_json(file)
-        for key, what in (("recipe", "recipe"), ("data_fingerprint", "data")):
-            if earlier.get(key) != claim[key]:
-                raise ConfigError(
-                    f"{out}: expected the {what} that this training began with, found another; "
-                    "a resumed training must not change it"
-                )
-    else:
-        write_json(file, claim)
 
 
 def _fit(

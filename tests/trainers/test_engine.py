@@ -191,6 +191,24 @@ def test_a_killed_process_resumes_to_the_same_weights(
     assert all(torch.allclose(resumed[key], value, atol=1e-6) for key, value in whole.items())
 
 
+def test_two_trainings_do_not_share_a_folder(
+    finished: Path, cohort: Cohort, recipe: Recipe, tmp_path: Path
+) -> None:
+    out, cache = tmp_path / "run", finished / "cache"
+    refusals = []
+
+    def begin_another(row: dict[str, float]) -> None:
+        with pytest.raises(ConfigError, match="no other training at work in this folder") as other:
+            train(recipe, cohort, out, cache_folder=cache, resume=True)
+        refusals.append(other)
+
+    train(recipe, cohort, out, cache_folder=cache, on_epoch=begin_another)
+    assert len(refusals) == 4
+    whole = load_run(finished / "run").network.state_dict()
+    ours = load_run(out).network.state_dict()
+    assert all(ours[key].equal(value) for key, value in whole.items())
+
+
 def test_a_run_begins_where_another_ended(finished: Path, cohort: Cohort, tmp_path: Path) -> None:
     earlier = load_run(finished / "run")
     settings = (
