@@ -11,6 +11,8 @@ from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
 from boneage_xai.analysis.sex_check import FEWEST_CASES, sex_check, sex_warning
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.models.checkpoint import load_run
+from boneage_xai.store import AnalysisFolder, read_json, write_json
+from reports.blocks import Text
 from reports.performance_sections import performance
 
 
@@ -58,9 +60,18 @@ def test_an_analysis_holds_the_check(sex_run: Path, phantoms: Path, tmp_path: Pa
     check = folder.metrics()["sex_check"]
     assert check["n"] == len(cohort)
     assert not check["looks_inverted"]
+    assert not _said_inverted(folder)
+    content = read_json(folder.path / "metrics.json")
+    content["sex_check"]["looks_inverted"] = True
+    write_json(folder.path / "metrics.json", content)
+    assert _said_inverted(folder)
+
+
+def _said_inverted(folder: AnalysisFolder) -> bool:
     section = performance(folder)
     assert section is not None
-    assert not any("inverted" in repr(block) for block in section.blocks)
+    texts = [block for block in section.blocks if isinstance(block, Text)]
+    return any("inverted" in paragraph for text in texts for paragraph in text.paragraphs)
 
 
 def test_a_network_without_the_sex_changes_nothing(

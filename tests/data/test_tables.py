@@ -333,7 +333,8 @@ def test_same_rows_whatever_the_spelling(
     path = tmp_path_factory.mktemp("t") / "any.csv"
     path.write_bytes(text.getvalue().encode(encoding))
     table = read_label_table(path)
-    assert table.problems == ()
+    # All of them may be young enough to pass for years.
+    assert [one for one in table.problems if one.kind != "ages_like_years"] == []
     assert facts(table) == [(i, sex[1], age) for i, sex, age, _ in rows]
 
 

@@ -130,7 +130,6 @@ def test_every_key_of_an_arm_is_what_its_study_says(name: str) -> None:
 def test_overrides_are_typed_by_toml() -> None:
     recipe = load_recipe(
         "cpu-small",
-        "cpu-strong",
         ["training.epochs=2", "training.stages=[]", "initialisation.weights=some/file.pth"],
     )
     assert recipe.training.epochs == 2
@@ -172,7 +171,6 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
 def test_stages_give_the_size_of_each_epoch() -> None:
     training = load_recipe(
         "cpu-small",
-        "cpu-strong",
         ["training.epochs=3", "training.stages=[{epochs=2,size_px=64},{epochs=1,size_px=160}]"],
     ).training
     assert [training.size_px_of_epoch(epoch, 160) for epoch in range(4)] == [64, 64, 160, 160]

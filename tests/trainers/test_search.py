@@ -461,6 +461,18 @@ def test_two_workers_share_the_trials(phantoms: Path, cache: Path, tmp_path: Pat
     assert all(f"trial {best}, validation MAE" in stdout for stdout, _ in said)
 
 
+def test_a_search_killed_as_it_began_begins_anew(
+    cohort: Cohort, recipe: Recipe, cache: Path, tmp_path: Path
+) -> None:
+    """The database is made before the claim is written; a second worker may see it alone, too."""
+    out = tmp_path / "search"
+    out.mkdir()
+    (out / "study.db").touch()
+    settings = SearchSettings(1, pruner="none")
+    result = search(recipe, cohort, out, KNOBS, settings, cache_folder=cache)
+    assert result.trials["state"].tolist() == ["complete"]
+
+
 def test_a_worker_whose_trial_was_taken_from_it_goes_on(
     cohort: Cohort, recipe: Recipe, cache: Path, tmp_path: Path
 ) -> None:

@@ -69,7 +69,7 @@ def open_study(
     file = out / CLAIM_FILE
     if file.is_file():
         _check_claim(claim, read_json(file), str(out))
-    elif out.exists() and (not out.is_dir() or any(not _hidden(path) for path in out.iterdir())):
+    elif out.exists() and not (out.is_dir() and all(map(_of_a_study, out.iterdir()))):
         raise ConfigError(f"{out}: expected a new folder or one of this search, found one in use")
     out.mkdir(parents=True, exist_ok=True)
     shown = storage or str(out / STUDY_FILE)
@@ -97,8 +97,9 @@ def open_study(
     return study
 
 
-def _hidden(path: Path) -> bool:
-    return path.name.startswith(".")
+def _of_a_study(path: Path) -> bool:
+    """Return whether a worker that begins, or was killed then, leaves such a file."""
+    return path.name.startswith((".", STUDY_FILE))
 
 
 def _check_claim(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> None:
