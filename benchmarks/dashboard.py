@@ -48,17 +48,19 @@ def text_of(browser: Any) -> str:
     return str(browser.find_element(By.TAG_NAME, "body").text)
 
 
-def wait(browser: Any) -> WebDriverWait:
+def wait(browser: Any, every: float = 0.02) -> WebDriverWait:
     """Return what waits, also over elements that are drawn anew while it looks."""
     redrawn = (NoSuchElementException, StaleElementReferenceException)
-    return WebDriverWait(browser, PATIENCE_SECONDS, 0.02, ignored_exceptions=redrawn)
+    return WebDriverWait(browser, PATIENCE_SECONDS, every, ignored_exceptions=redrawn)
 
 
-def seconds_until(browser: Any, act: Callable[[], None], ready: Callable[[], bool]) -> float:
+def seconds_until(
+    browser: Any, act: Callable[[], None], ready: Callable[[], bool], every: float = 0.02
+) -> float:
     """Act, and return how long it takes until the page is ready and nothing runs."""
     started = time.perf_counter()
     act()
-    wait(browser).until(lambda _: ready() and is_idle(browser))
+    wait(browser, every).until(lambda _: ready() and is_idle(browser))
     return time.perf_counter() - started
 
 

@@ -79,7 +79,8 @@ def faults(found: Found) -> Iterator[str]:
     yield ""
     yield (
         f"{len(rows)} faults met {', '.join(f'`{name}`' for name in commands)} at random moments. "
-        "After each, what earlier commands had written was compared byte by byte, and the command "
+        "After each, what earlier commands had written was compared byte by byte (but for "
+        "`analysis.json`, which every command adds to), and the command "
         "was run again and its results compared with those of an undisturbed chain. A fault must "
         "be told in one sentence, without a traceback; a killed process says nothing."
     )
@@ -103,8 +104,8 @@ def faults(found: Found) -> Iterator[str]:
     compared = {name for names in found["compared"].values() for name in names}
     yield (
         f"{len(compared)} files are compared. Full disks and read-only folders are file systems "
-        "in memory; memory runs out by a limit on the address space; the clock moves for the "
-        "process alone."
+        "in memory (one in which a file is open for writing at the moment stays writable); memory "
+        "runs out by a limit on the address space; the clock moves for the process alone."
     )
     yield ""
 
