@@ -151,7 +151,7 @@ def _ask_what_to_find(matching: list[str]) -> None:
     wanted = st.text_input(
         "Find cases",
         key=_FIND,
-        placeholder="Find cases: an id, a sex, an age; for example: girl 96 months",
+        placeholder="Find cases, such as: girl 96 months",
         label_visibility="collapsed",
     )
     if wanted.strip():
