@@ -1,7 +1,7 @@
 """The command line: ``boneage-xai``.
 
-Commands on phantoms are in ``apps.phantoms``, those on a trained network in ``apps.runs``,
-the one that removes regions in ``apps.occlusion``.
+``train`` is in ``apps.training``, commands on phantoms in ``apps.phantoms``, those on a trained
+network in ``apps.runs``, the one that removes regions in ``apps.occlusion``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from apps.compare import compare
 from apps.console import (
     bars,
     err,
-    note,
-    quiet_lightning,
     say,
     say_json,
     say_table,
@@ -31,21 +29,18 @@ from apps.neighbours import neighbours
 from apps.occlusion import occlude
 from apps.options import (
     UPLOAD_LIMIT_MB,
-    CacheOption,
     ColumnOption,
-    DataOption,
     JsonOption,
-    SkipOption,
 )
 from apps.phantoms import benchmark_methods, intervene, phantom
-from apps.processes import joined
 from apps.regions import regions, train_locator
 from apps.reproducing import reproduce
 from apps.runs import attribute, evaluate, predict
 from apps.sex import sex_effect
 from apps.shortcuts import shortcuts
-from apps.sources import one_cohort, parse_columns, say_cohorts
+from apps.sources import parse_columns, say_cohorts
 from apps.stress import stress
+from apps.training import train
 from apps.tuning import tune
 from boneage_xai import __version__
 from boneage_xai.data.cohort import inspect_images, read_source, select_cohort
@@ -160,92 +155,7 @@ def recipes() -> None:
     )
 
 
-@app.command()
-def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name or path of a recipe.")],
-    data: DataOption,
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Run folder to write.")],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a key, e.g. training.learning_rate=5e-4."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted training in RUN.")
-    ] = False,
-    logger: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--logger",
-            help="Log history and recipe there too, repeatable: tensorboard, mlflow; under "
-            "RUN/logs, mlflow to "
-            "$MLFLOW_TRACKING_URI where that is set. It changes nothing of the run.",
-        ),
-    ] = None,
-    devices: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="GPUs (processes, without one) of each machine that share the recipe's batch.",
-        ),
-    ] = 1,
-    nodes: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Machines; torchrun or SLURM starts the command once for each device."
-        ),
-    ] = 1,
-    column: ColumnOption = None,
-    skip_problems: SkipOption = False,
-    cache: CacheOption = None,
-) -> None:
-    """Train a network by a recipe. Of several sets in SOURCE the one called training is used.
-
-    Example: boneage-xai train cpu-small --data ~/rsna --out runs/cpu-small
-    """
-    from trainers.engine import train as train_run
-    from trainers.recipe import load_recipe
-
-    quiet_lightning()
-    checked = load_recipe(recipe, settings or [])
-    processes = joined(devices, nodes, checked)
-    chosen, left_out = processes.once(lambda: one_cohort(data, column, skip_problems, "training"))
-    with bars("Decoding", "Training") as (decoding, training):
-
-        def on_epoch(row: dict[str, float]) -> None:
-            note(
-                f"epoch {row['epoch'] + 1:.0f}/{checked.training.epochs} "
-                f"at {row['size_px']:.0f} px: train {row['train_mae_months']:.1f}, "
-                f"validation {row['val_mae_months']:.1f} months ({row['seconds']:.0f} s)"
-            )
-
-        try:
-            run = train_run(
-                checked,
-                chosen,
-                out,
-                source=str(data),
-                skipped_problem_rows=left_out,
-                resume=resume,
-                cache_folder=cache,
-                loggers=logger or (),
-                processes=processes,
-                on_decode=decoding,
-                on_epoch=on_epoch,
-                on_step=training,
-            )
-        except KeyboardInterrupt:
-            note("interrupted; the same command with --resume goes on from the last epoch")
-            raise typer.Exit(130) from None
-    manifest = run.manifest
-    say(
-        f"{out}: validation MAE {manifest.val_mae_months:.2f} months over "
-        f"{manifest.data.n_validation} cases (best epoch {manifest.best_epoch + 1} of "
-        f"{manifest.epochs})"
-    )
-
-
+app.command()(train)
 app.command()(tune)
 app.command()(reproduce)
 app.command()(ensemble)

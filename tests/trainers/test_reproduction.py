@@ -394,35 +394,3 @@ def test_an_arm_that_diverges_has_failed(
     state = train_arm(arm, cohort, tmp_path / "run", cache_folder=whole / "cache")
     assert (state.status, state.run) == ("failed", None)
     assert "diverged" in str(state.reason)
-
-
-def test_arms_share_the_split_and_tell_every_departure() -> None:
-    arms = load_arms(
-        ["studies", "strong", "wouters"],
-        ["training.epochs=1", "training.stages=[]"],
-        from_scratch=True,
-        seed=7,
-    )
-    assert len(arms) == 9  # each once
-    assert {(a.recipe.training.validation_fraction, a.recipe.training.seed) for a in arms} == {
-        (0.2, 7)
-    }
-    by_name = {
-        arm.name: {one.key: (one.shipped, one.used) for one in arm.departures} for arm in arms
-    }
-    assert by_name["kimmel-resnet101"] == {"training.epochs": (200, 1), "training.seed": (0, 7)}
-    assert by_name["wouters-vgg16"] == {
-        "initialisation.weights": ("imagenet", "none"),
-        "initialisation.fine_tuned_blocks": (1, "all"),
-        "training.epochs": (20, 1),
-        "training.seed": (0, 7),
-    }
-    assert by_name["strong"]["training.validation_fraction"] == (0.1, 0.2)
-    assert {arm.study for arm in arms} == {"wouters", "kimmel", None}
-
-
-def test_a_recipe_that_is_no_folder_name_is_refused(tmp_path: Path) -> None:
-    own = tmp_path / "own.toml"
-    own.write_text(OWN.format(name="../own", sex=0, fit="pad"))
-    with pytest.raises(ConfigError, match="names folders"):
-        load_arms([str(own)], [])

@@ -146,6 +146,8 @@ class Worker:
             self.on_trials(min(done, self.settings.n_trials), self.settings.n_trials)
 
     def _one_trial(self) -> None:
+        import optuna
+
         begun = _Begun()
         try:
             self.study.optimize(partial(self._train, begun), n_trials=1, catch=(_SurplusError,))
@@ -155,7 +157,8 @@ class Worker:
                 if ended.state.name == "FAIL":
                     requeue(self.study, ended)
             raise
-        except Exception:
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+            # What Optuna raises when a trial that ended meanwhile is reported or told.
             if not begun.lost:
                 raise
             logger.warning("trial %d: its heartbeat was late, another takes over", begun.number)
