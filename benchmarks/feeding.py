@@ -90,11 +90,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1600)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--recipe", default="cpu-small")
+    parser.add_argument("--batch", type=int, help="images a step, the recipe's by default")
     parser.add_argument("--arm", choices=("training", "memory"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     changes = [f"preprocessing.size_px={options.size}", "training.stages=[]"]
-    recipe = load_recipe("cpu-small", changes)
+    if options.batch:
+        changes.append(f"training.batch_size={options.batch}")
+    recipe = load_recipe(options.recipe, changes)
     if options.arm:
         print(json.dumps(run_arm(options.arm, options.folder, recipe)))
         return
@@ -107,11 +111,13 @@ def main() -> None:
             for arm, measured in speeds.items():
                 command = [sys.executable, __file__, "--arm", arm, "--folder", name]
                 command += ["--images", str(options.images), "--size", str(options.size)]
+                command += ["--recipe", options.recipe]
+                command += ["--batch", str(recipe.training.batch_size)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 measured.append(float(done.stdout.strip().splitlines()[-1]))
     for arm, measured in speeds.items():
-        low, middle, high = statistics.quantiles(measured, n=4)
-        print(f"{arm:>8}: {middle:6.1f} images/s (IQR {low:.1f} to {high:.1f})")
+        middle, low, high = statistics.median(measured), min(measured), max(measured)
+        print(f"{arm:>8}: {middle:6.1f} images/s ({low:.1f} to {high:.1f})")
     ratio = statistics.median(speeds["training"]) / statistics.median(speeds["memory"])
     print(f"training reaches {ratio:.3f} of the step fed from memory")
 

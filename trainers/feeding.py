@@ -14,6 +14,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from boneage_xai.errors import ConfigError
 from trainers.share import WHOLE, Share, require_shares
 
+# Beside a GPU, batches are gathered by processes of their own while the main one launches kernels,
+# which for most networks takes it as long as the GPU needs to run them.
+_GATHERING_PROCESSES = 2
+
 Batch = tuple[Tensor, Tensor, Tensor]
 """Pixels (N, S, S) uint8, is_male (N,) float32, bone age (N,) float32 in months."""
 
@@ -96,8 +100,8 @@ def make_loader(
     """Return one process's batches in random order (training) or, without a seed, in order.
 
     Training drops the last incomplete batch, whose BatchNorm statistics would be noisy,
-    unless it is the only one. Where there is a GPU, batches lie in pinned memory, from which they
-    travel while it computes.
+    unless it is the only one. Where there is a GPU, other processes gather the batches, which lie
+    in pinned memory and travel while it computes.
 
     Args:
         cases: of all processes.
@@ -122,13 +126,15 @@ def make_loader(
     else:
         parts = np.array_split(np.arange(len(cases)), share.count)
         sampler = parts[share.rank].tolist()
+    beside_gpu = torch.cuda.is_available()
     return DataLoader(
         cases,
         batch_size=max(batch_size // share.count, 1),
         sampler=sampler,
         collate_fn=_already_a_batch,
-        num_workers=0,
-        pin_memory=torch.cuda.is_available(),
+        num_workers=_GATHERING_PROCESSES if beside_gpu else 0,
+        persistent_workers=beside_gpu,
+        pin_memory=beside_gpu,
     )
 
 
