@@ -202,8 +202,8 @@ def attribute(
         int, typer.Option(help="Gradients per case at most, in each precision.", min=3)
     ] = 256,
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        typer.Option(help="bfloat16 is taken only if a check on a few cases lets it pass."),
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Two bytes a number are taken only if a check on a few cases passes."),
     ] = "auto",
     references: Annotated[
         int, typer.Option(help="Training cases of each sex for `expected`.", min=1)

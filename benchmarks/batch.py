@@ -65,22 +65,32 @@ def make_run(folder: Path, cases: int, size_px: int) -> tuple[Path, Path]:
 
 
 def run_arm(options: argparse.Namespace) -> dict[str, float]:
-    run = load_run(options.run)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    run = load_run(options.run, device)
     cohort = select_cohort(read_source(options.data))
     prepared = prepare_run(run, cohort, source=str(options.data), cache_folder=options.cache)
-    settings = AttributionSettings(precision="float32")
+    settings = AttributionSettings(
+        precision=options.precision, map_tolerance_fraction=options.map_tolerance_percent / 100
+    )
     if options.arm == "memory":
         chosen = choose_cases(prepared.cohort, options.cases)
         pixels = prepared.cache.pixels[prepared.cache.rows([case.case_id for case in chosen])]
-        images = torch.tensor(pixels / 255.0, dtype=torch.float32)[:, None]
-        sexes = torch.from_numpy(chosen.is_male()).float()
+        images = torch.from_numpy(pixels)[:, None].to(device).float() / 255
+        sexes = torch.from_numpy(chosen.is_male()).float().to(device)
         integrator = make_integrator(run.network, images, sexes, settings, n_cases=len(images))
+        print(integrator.precision.reason, file=sys.stderr)
         block = max(8, integrator.batch_size)
+        done = []
         started = time.perf_counter()
         for start in range(0, len(images), block):
             part = slice(start, start + block)
-            attribute_batch(integrator, images[part], sexes[part])
-        return {"seconds_per_case": (time.perf_counter() - started) / len(images)}
+            done += attribute_batch(integrator, images[part], sexes[part])
+        return {
+            "seconds_per_case": (time.perf_counter() - started) / len(images),
+            "gradients_per_case": sum(integral.nodes for integral, _ in done) / len(done),
+            "share_converged": sum(integral.converged for integral, _ in done) / len(done),
+            "share_in_two_bytes": sum("32" not in name for _, name in done) / len(done),
+        }
     begun: list[float] = []
     memory: dict[int, int] = {}
 
@@ -174,6 +184,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--precision", default="float32", help="as `boneage-xai attribute` takes")
+    parser.add_argument("--map-tolerance-percent", type=float, default=1.0)
     parser.add_argument("--layers", action="store_true", help="write activation maps too")
     parser.add_argument("--cache", type=Path, help="where prepared pixels are kept")
     parser.add_argument("--arm", choices=("cohort", "memory"), help=argparse.SUPPRESS)
@@ -196,8 +208,8 @@ def main() -> None:
         for _ in range(options.repeats):
             for arm, results in found.items():
                 command = [sys.executable, __file__, "--arm", arm, "--folder", name]
-                for key in ("run", "data", "cases", "cache"):
-                    command += [f"--{key}", str(getattr(options, key))]
+                for key in ("run", "data", "cases", "cache", "precision", "map_tolerance_percent"):
+                    command += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
                 command += ["--layers"] * options.layers
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 results.append(json.loads(done.stdout.strip().splitlines()[-1]))

@@ -311,9 +311,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--min-nodes", type=int, default=AttributionSettings().min_nodes)
     parser.add_argument("--map-tolerance-percent", type=float, default=1.0)
-    parser.add_argument(
-        "--memory-budget-mb", type=int, default=AttributionSettings().memory_budget_mb
-    )
+    parser.add_argument("--memory-budget-mb", type=int, default=1024)
     parser.add_argument("--references", type=int, default=0)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)

@@ -186,7 +186,7 @@ def explain_single(
         if progress is not None:
             progress(min(computed, settings.max_nodes), settings.max_nodes)
 
-    small = min(settings.memory_budget_mb, _MEMORY_BUDGET_MB)
+    small = min(settings.memory_budget_mb or _MEMORY_BUDGET_MB, _MEMORY_BUDGET_MB)
     return integrated_gradients(
         network,
         image,

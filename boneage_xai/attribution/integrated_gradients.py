@@ -18,9 +18,10 @@ from boneage_xai.attribution.path_cases import PathIntegral
 from boneage_xai.attribution.path_integration import half_budget_bytes, integrate_batch
 from boneage_xai.attribution.precision import GATE_CASES, GateFigures, Precision, choose_precision
 from boneage_xai.attribution.prepared import (
+    HALF_TYPES,
     PreparedNetwork,
     float32_poolings,
-    in_bfloat16,
+    in_half,
     prepare,
     prepare_as,
 )
@@ -28,8 +29,8 @@ from boneage_xai.attribution.quadrature import FEWEST_NODES, RULE
 from boneage_xai.errors import AttributionError, ConfigError
 from boneage_xai.types import FloatImage
 
-# Gradients in bfloat16 carry a gap of their own that more nodes hardly lower.
-_MOST_NODES_BFLOAT16 = 129
+# Gradients in two bytes carry a gap of their own that more nodes hardly lower.
+_MOST_NODES_HALF = 129
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +98,12 @@ def restore_integrator(
         network, decisions["folded"], decisions["parity_months"], decisions["note"]
     )
     half, poolings = None, int(decisions.get("n_float32_poolings", 1))
-    if decisions["precision"] == "bfloat16":
+    if (name := decisions["precision"]) in HALF_TYPES:
         if poolings not in float32_poolings(prepared):
             raise AttributionError(
-                f"{type(network).__name__}: expected a backbone for bfloat16 as before, found none"
+                f"{type(network).__name__}: expected a backbone for {name} as before, found none"
             )
-        half = in_bfloat16(prepared, poolings)
+        half = in_half(prepared, poolings, HALF_TYPES[name])
     gate = decisions["gate"]
     precision = Precision(
         decisions["precision"],
@@ -147,7 +148,7 @@ def make_integrator(
         images, is_male = images.detach().clone(), is_male.detach().clone()
         baselines = _baselines(images, is_male, settings, mean_image, references)
         prepared = prepare(network, images, is_male)
-        budget = half_budget_bytes(settings)
+        budget = half_budget_bytes(settings, images.device)
         batch_size = fitting_batch(prepared.network, images[:1], is_male[:1], budget)
         precision = choose_precision(
             prepared,
@@ -178,7 +179,7 @@ def attribute_batch(
 
     Returns:
         For each case its integral and the precision it was computed in: cases whose gap
-        bfloat16 does not close are computed again in float32, and count the nodes and seconds
+        two bytes do not close are computed again in float32, and count the nodes and seconds
         of both.
 
     Raises:
@@ -197,7 +198,7 @@ def attribute_batch(
         integrals: list[PathIntegral] = []
         if precision.network is not None:
             fewest = FEWEST_NODES * max(map(len, baselines))
-            most = max(_MOST_NODES_BFLOAT16, 2 * fewest, 2 * settings.min_nodes)
+            most = max(_MOST_NODES_HALF, 2 * fewest, 2 * settings.min_nodes)
             integrals = integrate_batch(
                 network,
                 images,

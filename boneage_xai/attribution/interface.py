@@ -13,7 +13,7 @@ from boneage_xai.errors import AttributionError
 from boneage_xai.types import FloatImage
 
 BaselineName = Literal["black", "blurred", "mean", "expected"]
-PrecisionName = Literal["auto", "float32", "bfloat16"]
+PrecisionName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class AttributionSettings(BaseModel):
@@ -34,9 +34,11 @@ class AttributionSettings(BaseModel):
         min_nodes: gradients per case to begin with.
         max_nodes: gradients per case at most, in each precision; a case that still is not within
             both tolerances is marked as not converged.
-        precision: ``float32``; ``bfloat16`` where a check on a few cases lets it pass;
-            ``auto`` tries bfloat16 where the machine computes it fast and the cases are many.
-        memory_budget_mb: memory for activations and gradients; does not change maps.
+        precision: ``float32``; ``bfloat16`` or ``float16`` where a check on a few cases lets it
+            pass; ``auto`` tries float16 on a GPU and bfloat16 on a processor, where they are
+            computed fast and the cases are many.
+        memory_budget_mb: memory for activations and gradients, None for a quarter of a GPU's and
+            1 GiB elsewhere; does not change maps.
         n_references: reference images of each sex for ``expected``.
         reference_seed: of their draw.
         blur_sigma_fraction: standard deviation of the Gaussian of ``blurred``, as a
@@ -66,7 +68,7 @@ class AttributionSettings(BaseModel):
     min_nodes: int = Field(default=17, ge=3)
     max_nodes: int = Field(default=256, ge=3)
     precision: PrecisionName = "auto"
-    memory_budget_mb: int = Field(default=1024, ge=1)
+    memory_budget_mb: int | None = Field(default=None, ge=1)
     n_references: int = Field(default=16, ge=1)
     reference_seed: int = Field(default=0, ge=0)
     blur_sigma_fraction: float = Field(default=0.1, gt=0, le=1)

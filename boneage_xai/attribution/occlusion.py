@@ -62,7 +62,9 @@ def occlusion(
         corners = list(
             product(_starts(height, patch_px, stride_px), _starts(width, patch_px, stride_px))
         )
-        batch_size = fitting_batch(network, image, is_male, half_budget_bytes(settings))
+        batch_size = fitting_batch(
+            network, image, is_male, half_budget_bytes(settings, image.device)
+        )
         (at_baseline,) = predictions(network, baseline, is_male, 1).tolist()
         total = np.zeros((height, width), dtype=np.float64)
         covered = np.zeros((height, width), dtype=np.int64)

@@ -71,7 +71,7 @@ def integrate_batch(
     """
     _check_shapes(images, baselines, is_male)
     started = time.perf_counter()
-    budget = half_budget_bytes(settings)
+    budget = half_budget_bytes(settings, images.device)
     cases = _begin(network, images, baselines, is_male, settings, batch_size)
     computing = network if gradient_network is None else gradient_network
     progress = _Progress(on_gradients)
@@ -199,9 +199,19 @@ def _measured(sums: PanelSums, settled: Sequence[int]) -> dict[int, PathIntegral
     }
 
 
-def half_budget_bytes(settings: AttributionSettings) -> int:
-    """Return half the memory budget: one half is for activations, the other for gradients."""
-    return settings.memory_budget_mb * 2**20 // 2
+def half_budget_bytes(settings: AttributionSettings, device: torch.device) -> int:
+    """Return half the memory budget: one half is for activations, the other for gradients.
+
+    Args:
+        settings: its memory_budget_mb; None is a quarter of a GPU's memory, 1 GiB elsewhere. It is
+            of all its memory, not of what is free, so that a resumed work decides alike.
+        device: that computes.
+    """
+    if settings.memory_budget_mb is not None:
+        return settings.memory_budget_mb * 2**20 // 2
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // 8
+    return 2**29
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Whether gradients may be computed in bfloat16: measured on cases at hand, never assumed."""
+"""Whether gradients may be computed in two bytes: measured on cases at hand, never assumed."""
 
 from __future__ import annotations
 
@@ -15,24 +15,29 @@ from torch import Tensor, nn
 from boneage_xai.attribution.gradients import predictions
 from boneage_xai.attribution.interface import AttributionSettings, PrecisionName
 from boneage_xai.attribution.path_integration import integrate_batch
-from boneage_xai.attribution.prepared import PreparedNetwork, float32_poolings, in_bfloat16
+from boneage_xai.attribution.prepared import (
+    HALF_TYPES,
+    PreparedNetwork,
+    float32_poolings,
+    in_half,
+)
 from boneage_xai.models.precision import computes_bfloat16_fast
 
 logger = logging.getLogger(__name__)
 
 GATE_CASES = 4
-# With fewer cases the check costs more than bfloat16 saves.
+# With fewer cases the check costs more than it saves.
 FEWEST_CASES_FOR_AUTO = 16
 LOWEST_CORRELATION = 0.999
 LOWEST_RANK_CORRELATION = 0.99
 LARGEST_PREDICTION_CHANGE_MONTHS = 1.0
-# Cases that bfloat16 leaves open are done again in float32, which pays if they are few.
+# Cases that are left open are done again in float32, which pays if they are few.
 LOWEST_SHARE_CLOSED = 0.75
 
 
 @dataclass(frozen=True)
 class GateFigures:
-    """What was measured between float32 and bfloat16 on a few cases, the worst of each.
+    """What was measured between float32 and two bytes on a few cases, the worst of each.
 
     Args:
         n: cases.
@@ -40,7 +45,7 @@ class GateFigures:
         map_correlation: lowest Pearson correlation of the two maps of a case.
         map_rank_correlation: lowest Spearman correlation of the two.
         share_closed: of the cases whose gap, against float32 predictions, float32 closes, the
-            share that bfloat16 closes too.
+            share that two bytes close too.
     """
 
     n: int
@@ -50,7 +55,7 @@ class GateFigures:
     share_closed: float
 
     def passed(self) -> bool:
-        """Return whether bfloat16 may be used."""
+        """Return whether two bytes may be used."""
         # Written so that NaN fails too.
         return (
             self.map_correlation >= LOWEST_CORRELATION
@@ -74,14 +79,14 @@ class Precision:
     """In what gradients are computed, by which network, and why.
 
     Args:
-        name: ``float32`` (or the network's own type) or ``bfloat16``.
+        name: ``float32`` (or the network's own type), ``bfloat16`` or ``float16``.
         reason: one clause for the record.
-        network: the bfloat16 network, None for the prepared network itself.
-        n_float32_poolings: of that network, as :func:`in_bfloat16` takes it.
+        network: that computes in two bytes, None for the prepared network itself.
+        n_float32_poolings: of that network, as :func:`in_half` takes it.
         figures: what the check measured, None where there was none.
     """
 
-    name: Literal["float32", "bfloat16", "float64"]
+    name: Literal["float32", "bfloat16", "float16", "float64"]
     reason: str
     network: nn.Module | None = None
     n_float32_poolings: int = 0
@@ -108,12 +113,14 @@ def choose_precision(
     n_cases: int,
     batch_size: int,
 ) -> Precision:
-    """Decide on bfloat16 by comparing it with float32 on a few cases.
+    """Decide on two bytes a number by comparing with float32 on a few cases.
 
-    Each case is explained in both, to the tolerances asked for. bfloat16 passes if on every case
-    its map correlates with that of float32 and its predictions stay near, and if it closes most
-    of the completeness gaps, taken against float32 predictions. Where it does not with all but the
-    stem in bfloat16, a longer stem is tried (:func:`float32_poolings`).
+    Each case is explained in both, to the tolerances asked for. Two bytes pass if on every case
+    the map correlates with that of float32 and predictions stay near, and if they close most
+    of the completeness gaps, taken against float32 predictions. Where they do not with all but the
+    stem so computed, a longer stem is tried (:func:`float32_poolings`). ``auto`` tries float16 on
+    a GPU, which computes it as fast as bfloat16 and rounds it eight times finer, and bfloat16
+    elsewhere.
 
     Args:
         prepared: the network in float32.
@@ -125,22 +132,27 @@ def choose_precision(
         batch_size: images a step.
 
     Returns:
-        The precision with its reason; bfloat16 is refused, also where it is asked for, if the
-        check does not pass.
+        The precision with its reason; two bytes are refused, also where they are asked for, if
+        the check does not pass.
     """
+    half_name: Literal["bfloat16", "float16"] = "bfloat16"
+    if settings.precision == "float16" or (
+        settings.precision == "auto" and images.device.type == "cuda"
+    ):
+        half_name = "float16"
     own = next(prepared.network.parameters(), images).dtype
     name: Literal["float32", "float64"] = "float64" if own == torch.float64 else "float32"
     if (reason := _not_tried(settings.precision, images.device, n_cases)) is not None:
         return Precision(name, reason)
-    reason, figures = "the network has no float32 backbone to run in bfloat16", None
+    reason, figures = f"the network has no float32 backbone to run in {half_name}", None
     for poolings in float32_poolings(prepared):
-        half = in_bfloat16(prepared, poolings)
+        half = in_half(prepared, poolings, HALF_TYPES[half_name])
         figures = _measure(prepared.network, half, images, baselines, is_male, settings, batch_size)
         if figures.passed():
-            reason = f"bfloat16 passed the check: {figures.describe()}"
-            return Precision("bfloat16", reason, half, poolings, figures)
-        reason = f"bfloat16 failed the check: {figures.describe()}"
-    if settings.precision == "bfloat16":
+            reason = f"{half_name} passed the check: {figures.describe()}"
+            return Precision(half_name, reason, half, poolings, figures)
+        reason = f"{half_name} failed the check: {figures.describe()}"
+    if settings.precision == half_name:
         logger.warning("attribution in %s: %s", name, reason)
     return Precision(name, reason, figures=figures)
 
@@ -148,10 +160,10 @@ def choose_precision(
 def _not_tried(asked: PrecisionName, device: torch.device, n_cases: int) -> str | None:
     if asked == "float32":
         return "asked for"
-    if asked == "bfloat16":
+    if asked in HALF_TYPES:
         return None
     if not computes_bfloat16_fast(device):
-        return "the device has no bfloat16 units"
+        return "the device has no units for two bytes"
     if n_cases < FEWEST_CASES_FOR_AUTO:
         return f"fewer than {FEWEST_CASES_FOR_AUTO} cases, for which a check does not pay"
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,6 +24,12 @@ PARITY_MONTHS = 0.01
 # Where rounding moves a pixel over a kink of a ReLU or a max pooling, its gradient jumps.
 PARITY_GRADIENT = 0.05
 _ROUNDING = 1e-5
+
+HALF_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Types of two bytes that gradients may be computed in."""
+
+# float16 has no numbers below 6e-8: inside, gradients are larger by this power of two.
+_GRADIENT_SCALE = 2.0**10
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +50,19 @@ class PreparedNetwork:
     note: str
 
 
+class _Scaled(torch.autograd.Function):
+    """Leave values as they are and multiply their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
 class _Casting(nn.Module):
     """Run a part of a network in a type of its own."""
 
@@ -52,29 +72,33 @@ class _Casting(nn.Module):
         self.dtype = dtype
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as modules name it
+        if input.dtype == torch.float32 != self.dtype:
+            input = _Scaled.apply(input, 1 / _GRADIENT_SCALE)  # noqa: A001
         output: Tensor = self.inner(input.to(self.dtype))
         return output
 
 
-class _InBfloat16(nn.Module):
-    """Run a backbone in bfloat16 from one of its max poolings on, between float32 and float32.
+class _InHalf(nn.Module):
+    """Run a backbone in two bytes from one of its max poolings on, between float32 and float32.
 
     A max pooling gives its gradient to the largest of its inputs. In bfloat16 neighbours of a
     smooth image are often equal, and which of them gets it is chance; in the first stages, where
     that decides on single pixels, maps suffer. So what comes before stays in float32.
     """
 
-    def __init__(self, backbone: nn.Module, float32_poolings: int) -> None:
+    def __init__(self, backbone: nn.Module, float32_poolings: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.inner = backbone
         in_float32 = ([0, *_after_poolings(backbone)])[float32_poolings]
         for n, (owner, name, part) in enumerate(feature_children(backbone)):
-            dtype = torch.float32 if n < in_float32 else torch.bfloat16
-            setattr(owner, name, _Casting(part, dtype))
+            setattr(owner, name, _Casting(part, torch.float32 if n < in_float32 else dtype))
 
     def forward(self, image: Tensor) -> Tensor:
         features: Tensor = self.inner(image)
-        return features.float()
+        if features.dtype == torch.float32:
+            return features
+        scaled: Tensor = _Scaled.apply(features.float(), _GRADIENT_SCALE)
+        return scaled
 
 
 def _after_poolings(backbone: nn.Module) -> list[int]:
@@ -170,15 +194,15 @@ def prepare_as(network: nn.Module, folded: int, parity_months: float, note: str)
 
 
 def float32_poolings(prepared: PreparedNetwork) -> range:
-    """Return up to how many of its max poolings a network may stay in float32 in bfloat16.
+    """Return up to how many of its max poolings a network that computes in two bytes may stay out.
 
     Args:
         prepared: the copy in float32.
 
     Returns:
-        The numbers that :func:`in_bfloat16` takes, the fastest first: those of the first two
+        The numbers that :func:`in_half` takes, the fastest first: those of the first two
         poolings, 0 alone for a backbone without any, none where there is no float32
-        ``backbone`` to run in bfloat16.
+        ``backbone``.
     """
     first = next(prepared.network.parameters(), None)
     backbone = getattr(prepared.network, "backbone", None)
@@ -188,17 +212,18 @@ def float32_poolings(prepared: PreparedNetwork) -> range:
     return range(1, min(poolings, 2) + 1) if poolings else range(1)
 
 
-def in_bfloat16(prepared: PreparedNetwork, n_float32_poolings: int) -> nn.Module:
-    """Return a copy whose backbone computes in bfloat16 but for its stem, its head in float32.
+def in_half(prepared: PreparedNetwork, n_float32_poolings: int, dtype: torch.dtype) -> nn.Module:
+    """Return a copy whose backbone computes in two bytes but for its stem, its head in float32.
 
     Args:
         prepared: the copy in float32; not touched.
         n_float32_poolings: one of :func:`float32_poolings`: everything up to this max pooling
             stays in float32.
+        dtype: one of ``HALF_TYPES``.
     """
     with torch.inference_mode(False):
         half = frozen_copy(prepared.network)
-        half.backbone = _InBfloat16(half.get_submodule("backbone"), n_float32_poolings)
+        half.backbone = _InHalf(half.get_submodule("backbone"), n_float32_poolings, dtype)
         return _channels_last(half)
 
 

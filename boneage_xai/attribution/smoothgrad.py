@@ -45,7 +45,9 @@ def smoothgrad(
     prediction_months = prediction_of(network, image, is_male)
     with torch.inference_mode(False), torch.no_grad():
         image, is_male = image.detach().clone(), is_male.detach().clone()
-        batch_size = fitting_batch(network, image, is_male, half_budget_bytes(settings))
+        batch_size = fitting_batch(
+            network, image, is_male, half_budget_bytes(settings, image.device)
+        )
         sigma = settings.noise_fraction * float(image.max() - image.min())
         # On the processor and in one type, so that every device sees the same noise.
         generator = torch.Generator().manual_seed(settings.noise_seed)

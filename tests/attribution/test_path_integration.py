@@ -15,7 +15,7 @@ from boneage_xai.attribution.forward import months
 from boneage_xai.attribution.gradients import bytes_per_image, fitting_batch, gradients
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.path_cases import PathIntegral
-from boneage_xai.attribution.path_integration import integrate_batch
+from boneage_xai.attribution.path_integration import half_budget_bytes, integrate_batch
 from boneage_xai.attribution.prepared import frozen_copy
 from boneage_xai.errors import AttributionError
 
@@ -193,6 +193,12 @@ def test_memory_for_one_case_at_a_time_gives_the_same(
         integrals = integrate_batch(network, images, black(images), sexes, config, batch_size=4)
         maps.append([integral.map_months for integral in integrals])
     np.testing.assert_allclose(maps[0], maps[1], rtol=1e-8, atol=1e-10)
+
+
+def test_the_memory_budget_of_a_processor_is_that_given_or_one_gibibyte() -> None:
+    processor = torch.device("cpu")
+    assert half_budget_bytes(AttributionSettings(), processor) == 2**29
+    assert half_budget_bytes(AttributionSettings(memory_budget_mb=6), processor) == 3 * 2**20
 
 
 def test_batches_are_filled_and_converged_cases_leave(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -161,15 +161,19 @@ def test_when_it_is_not_tried(
     double = tuple(tensor.double() for tensor in disc_cases)
     assert choose(tough_network.double(), double, HALF, 99).name == "float64"
     monkeypatch.setattr(module, "computes_bfloat16_fast", lambda device: False)
-    assert "no bfloat16 units" in choose(tough_network.float(), disc_cases, AUTO, 99).reason
+    assert "no units for two bytes" in choose(tough_network.float(), disc_cases, AUTO, 99).reason
 
 
-def test_maps_in_bfloat16_add_up_to_float32_predictions(
-    tough_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_maps_in_half_add_up_to_float32_predictions(
+    tough_network: nn.Module,
+    disc_cases: tuple[Tensor, Tensor],
+    name: Literal["bfloat16", "float16"],
 ) -> None:
     image, sex = disc_cases[0][:1], disc_cases[1][:1]
-    attributed = integrated_gradients(tough_network, image, sex, HALF)
-    assert attributed.precision == "bfloat16"
+    settings = AttributionSettings(precision=name)
+    attributed = integrated_gradients(tough_network, image, sex, settings)
+    assert attributed.precision == name
     with torch.no_grad():
         at_image = tough_network(image, sex)
         change = at_image - tough_network(image * 0, sex)

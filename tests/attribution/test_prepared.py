@@ -7,9 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from boneage_xai.attribution.gradients import gradients
 from boneage_xai.attribution.integrated_gradients import integrated_gradients
 from boneage_xai.attribution.interface import AttributionSettings
-from boneage_xai.attribution.prepared import float32_poolings, frozen_copy, in_bfloat16, prepare
+from boneage_xai.attribution.prepared import (
+    HALF_TYPES,
+    float32_poolings,
+    frozen_copy,
+    in_half,
+    prepare,
+)
 from boneage_xai.errors import AttributionError
 from boneage_xai.models.regressor import ArchitectureSettings, BoneAgeRegressor
 
@@ -177,7 +184,7 @@ def test_a_hooked_pair_stays_as_it_is() -> None:
 def test_bfloat16_copy_keeps_the_head_in_float32(disc_network: nn.Module) -> None:
     images, sexes = images_for(24)
     prepared = prepare(disc_network, images, sexes)
-    half = in_bfloat16(prepared, 1)
+    half = in_half(prepared, 1, torch.bfloat16)
     after_pooling = half.get_submodule("backbone.inner.4").parameters()
     assert {p.dtype for p in after_pooling} == {torch.bfloat16}
     assert {p.dtype for p in half.get_submodule("head").parameters()} == {torch.float32}
@@ -188,6 +195,20 @@ def test_bfloat16_copy_keeps_the_head_in_float32(disc_network: nn.Module) -> Non
     in_double = prepare(disc_network.double(), images.double(), sexes.double())
     assert not float32_poolings(in_double)
     assert not float32_poolings(prepare(Pair(), images, sexes))
+
+
+def test_small_gradients_survive_float16(disc_network: nn.Module) -> None:
+    """Their sizes are few steps of float16, the smallest of which is 6e-8."""
+    images, sexes = images_for(24)
+    prepared = prepare(disc_network, images, sexes)
+    with torch.no_grad():
+        head = list(prepared.network.get_submodule("head").parameters())
+        for parameter in head:
+            parameter.mul_(1e-7 / head[0].abs().max())
+    assert 0 < gradients(prepared.network, images, sexes, 8)[1].abs().max() < 2e-6
+    half = in_half(prepared, 1, torch.float16)
+    full, halved = (gradients(each, images, sexes, 8)[1] for each in (prepared.network, half))
+    assert (halved - full).norm() < 0.02 * full.norm()
 
 
 def test_a_network_that_cannot_be_copied_is_named() -> None:
@@ -201,12 +222,13 @@ def test_a_network_that_cannot_be_copied_is_named() -> None:
     ("name", "poolings"),
     [(name, 1) for name in STUDIED] + [("inception_v3", 2), ("vgg16", 2)],
 )
-def test_bfloat16_begins_after_a_max_pooling(name: str, poolings: int) -> None:
+@pytest.mark.parametrize("dtype", HALF_TYPES.values(), ids=HALF_TYPES)
+def test_two_bytes_begin_after_a_max_pooling(name: str, poolings: int, dtype: torch.dtype) -> None:
     network = studied_network(name)
     images, sexes = images_for(STUDIED[name])
     prepared = prepare(network, images, sexes)
     assert poolings in float32_poolings(prepared)
-    half = in_bfloat16(prepared, poolings)
+    half = in_half(prepared, poolings, dtype)
     kinds: list[str] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -227,7 +249,7 @@ def test_bfloat16_begins_after_a_max_pooling(name: str, poolings: int) -> None:
         features, exact = (
             each.get_submodule("backbone")(images) for each in (half, prepared.network)
         )
-    assert kinds[: 2 * poolings + 1] == ["torch.float32", "pool"] * poolings + ["torch.bfloat16"]
+    assert kinds[: 2 * poolings + 1] == ["torch.float32", "pool"] * poolings + [str(dtype)]
     assert kinds[-1] == "torch.float32"
     assert predicted.dtype == torch.float32
     # Heads of random weights magnify whatever is left.
