@@ -93,10 +93,15 @@ def measure_arm(
     """
     if state.run is None:
         return
+    missing = {
+        name: source
+        for name, source in sources.items()
+        if _measured(state, name, source, out) is None
+    }
+    if not missing:
+        return
     run = load_run(state.run, "cuda" if torch.cuda.is_available() else "cpu")
-    for name, source in sources.items():
-        if _measured(state, name, source, out) is not None:
-            continue
+    for name, source in missing.items():
         parent, split = SETS[name]
         folder = out / parent / state.arm.name
         shutil.rmtree(folder, ignore_errors=True)
