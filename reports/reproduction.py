@@ -359,6 +359,16 @@ def _names(names: Sequence[str], arms: Sequence[Record]) -> str:
     return "all" if len(names) == len(arms) else ", ".join(f"`{name}`" for name in names)
 
 
+def _libraries(record: Record) -> list[str]:
+    """Return the libraries that arms were trained with, of every machine that trained some."""
+    trained = [arm["versions"] for arm in record["arms"] if arm.get("versions")]
+    described = [
+        ", ".join(f"{name} {one}" for name, one in versions.items())
+        for versions in trained or [record["versions"]]
+    ]
+    return list(dict.fromkeys(described))
+
+
 def _making(record: Record) -> str:
     data, test = record["data"], record.get("test")
     rows = [
@@ -372,7 +382,7 @@ def _making(record: Record) -> str:
     rows += [
         ["Seed", str(record["seed"])],
         ["Toolkit", f"boneage_xai {record['toolkit_version']}"],
-        ["Libraries", ", ".join(f"{name} {one}" for name, one in record["versions"].items())],
+        *(["Libraries", one] for one in _libraries(record)),
         ["Begun", record["begun"]],
     ]
     return f"## How this was made\n\n{markdown_table(['', ''], rows)}"

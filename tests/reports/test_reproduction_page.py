@@ -221,3 +221,13 @@ def test_interval_and_test_must_agree(
     difference = {"value": value, "low": low, "high": high}
     pair = {"difference_months": difference, "p_holm": p, "unfinished": False}
     assert sex_verdict(pair) == verdict
+
+
+def test_libraries_are_those_of_the_machines_that_trained(record: dict[str, Any]) -> None:
+    page = reproduction_page(record, images="x", radiographs=False)
+    assert "| Libraries | torch 2.6 |" in page
+    record["arms"][0]["versions"] = record["arms"][1]["versions"] = {"torch": "2.7"}
+    record["arms"][3]["versions"] = {"torch": "2.8"}
+    page = reproduction_page(record, images="x", radiographs=False)
+    assert "torch 2.6" not in page
+    assert page.count("| Libraries | torch 2.7 |") == page.count("| Libraries | torch 2.8 |") == 1

@@ -105,6 +105,7 @@ class ArmState:
         """Return what ``reproduction.json`` holds of an arm's training."""
         recipe, history = self.arm.recipe, self.history()
         seconds = None if history is None else history["seconds"]
+        manifest = None if self.run is None else read_manifest(self.run)
         return {
             "name": self.arm.name,
             "study": self.arm.study,
@@ -117,10 +118,11 @@ class ArmState:
             "reason": self.reason,
             "epochs": self.epochs,
             "epochs_planned": recipe.training.epochs,
-            "best_epoch": None if self.run is None else read_manifest(self.run).best_epoch,
+            "best_epoch": None if manifest is None else manifest.best_epoch,
             "seconds_per_epoch": None if seconds is None else float(seconds.median()),
             "hours": None if seconds is None else float(seconds.sum() / 3600),
             "devices": list(self.devices),
+            "versions": None if manifest is None else manifest.versions,
             "departures": [asdict(one) for one in self.arm.departures],
         }
 
