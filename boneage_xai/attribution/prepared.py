@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from boneage_xai.attribution.forward import months, untouched
+from boneage_xai.attribution.forward import untouched
+from boneage_xai.attribution.gradients import gradients
 from boneage_xai.errors import AttributionError
 from boneage_xai.models.averaged import AveragedNetwork
 from boneage_xai.models.backbones import feature_children
@@ -140,18 +141,18 @@ def prepare(network: nn.Module, images: Tensor, is_male: Tensor) -> PreparedNetw
     Efficient Integer-Arithmetic-Only Inference, 2018.
     """
     with torch.inference_mode(False):
-        plain = frozen_copy(network)
-        with untouched(plain):
-            months_before, slope_before = _answers(plain, images, is_male)
-            pairs, note = _foldable_pairs(plain)
-        if not pairs:
-            return PreparedNetwork(_channels_last(plain), 0, 0.0, note)
-        folded = frozen_copy(plain)
+        duplicate = frozen_copy(network)
+        with untouched(duplicate):
+            months_before, slope_before = _answers(duplicate, images, is_male)
+            pairs, note = _foldable_pairs(duplicate)
+        # Folded in place: a second copy of a large network would be most of the memory it takes.
         for convolution, norm in pairs:
-            _fold(folded, convolution, norm)
-        _channels_last(folded)
-        with untouched(folded):
-            months_after, slope_after = _answers(folded, images, is_male)
+            _fold(duplicate, convolution, norm)
+        _channels_last(duplicate)
+        if not pairs:
+            return PreparedNetwork(duplicate, 0, 0.0, note)
+        with untouched(duplicate):
+            months_after, slope_after = _answers(duplicate, images, is_male)
     parity_months = float((months_after - months_before).abs().max())
     parity_slope = float((slope_after - slope_before).norm() / slope_before.norm().clamp_min(1e-30))
     allowed_months = PARITY_MONTHS + _ROUNDING * float(months_before.abs().max())
@@ -162,9 +163,9 @@ def prepare(network: nn.Module, images: Tensor, is_male: Tensor) -> PreparedNetw
             f"gradients by {parity_slope:.2g} of their size"
         )
         logger.warning("%s", note)
-        return PreparedNetwork(_channels_last(plain), 0, 0.0, note)
+        return PreparedNetwork(_channels_last(frozen_copy(network)), 0, 0.0, note)
     return PreparedNetwork(
-        folded, len(pairs), parity_months, f"{len(pairs)} BatchNorms folded into convolutions"
+        duplicate, len(pairs), parity_months, f"{len(pairs)} BatchNorms folded into convolutions"
     )
 
 
@@ -249,11 +250,11 @@ def frozen_copy(network: nn.Module) -> nn.Module:
 
 def _answers(network: nn.Module, images: Tensor, is_male: Tensor) -> tuple[Tensor, Tensor]:
     """Return predictions (2n,) and gradients (2n, 1, H, W) at the images and half as bright."""
-    first = next(network.parameters(), images)
-    both = torch.cat([images, images / 2]).to(first.dtype).detach().clone().requires_grad_()
-    output = months(network, both, is_male.to(first.dtype).repeat(2))
-    (slope,) = torch.autograd.grad(output.sum(), both)
-    return output.detach().double(), slope.double()
+    dtype = next(network.parameters(), images).dtype
+    # One by one: together they would need more memory than the maps.
+    both = torch.cat([images, images / 2]).to(dtype)
+    values, slopes = gradients(network, both, is_male.to(dtype).repeat(2), batch_size=1)
+    return values, slopes.double()
 
 
 def _channels_last(network: nn.Module) -> nn.Module:
@@ -295,7 +296,7 @@ def _foldable_pairs(network: nn.Module) -> tuple[list[tuple[str, str]], str]:
         convolution, norm = modules[str(before.target)], modules[str(node.target)]
         if not isinstance(convolution, nn.Conv2d) or _is_altered(convolution) or _is_altered(norm):
             continue
-        if calls[id(convolution)] == calls[id(norm)] == 1:
+        if norm.running_mean is not None and calls[id(convolution)] == calls[id(norm)] == 1:
             pairs.append((prefix + str(before.target), prefix + str(node.target)))
     return pairs, "" if pairs else "no BatchNorm to fold"
 
@@ -310,9 +311,18 @@ def _fold(network: nn.Module, convolution: str, norm: str) -> None:
     old, batch_norm = network.get_submodule(convolution), network.get_submodule(norm)
     if not isinstance(old, nn.Conv2d) or not isinstance(batch_norm, nn.BatchNorm2d):
         return
-    dtype = old.weight.dtype
-    fused = fuse_conv_bn_eval(copy.deepcopy(old).double(), copy.deepcopy(batch_norm).double())
-    fused = fused.to(dtype).requires_grad_(False)
-    for path, module in ((convolution, fused), (norm, nn.Identity().eval())):
-        parent, _, attribute = path.rpartition(".")
-        setattr(network.get_submodule(parent), attribute, module)
+    if batch_norm.running_mean is None or batch_norm.running_var is None:
+        return
+    weight, bias = fuse_conv_bn_weights(
+        old.weight.double(),
+        None if old.bias is None else old.bias.double(),
+        batch_norm.running_mean.double(),
+        batch_norm.running_var.double(),
+        batch_norm.eps,
+        None if batch_norm.weight is None else batch_norm.weight.double(),
+        None if batch_norm.bias is None else batch_norm.bias.double(),
+    )
+    for name, value in (("weight", weight), ("bias", bias)):
+        setattr(old, name, nn.Parameter(value.detach().to(old.weight.dtype), requires_grad=False))
+    parent, _, attribute = norm.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, nn.Identity().eval())
