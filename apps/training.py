@@ -56,6 +56,7 @@ def train(
 
     Example: boneage-xai train cpu-small --data ~/rsna --out runs/cpu-small
     """
+    from trainers.auxiliary import phantom_region_ages
     from trainers.engine import train as train_run
     from trainers.recipe import load_recipe
 
@@ -63,6 +64,8 @@ def train(
     checked = load_recipe(recipe, settings or [])
     processes = joined(devices, nodes, checked)
     chosen, left_out = processes.once(lambda: one_cohort(data, column, skip_problems, "training"))
+    learns_regions = checked.auxiliary.region_ages > 0
+    region_ages = processes.once(lambda: phantom_region_ages(data)) if learns_regions else None
     with bars("Decoding", "Training") as (decoding, training):
 
         def on_epoch(row: dict[str, float]) -> None:
@@ -83,6 +86,7 @@ def train(
                 cache_folder=cache,
                 loggers=logger or (),
                 processes=processes,
+                region_ages=region_ages,
                 on_decode=decoding,
                 on_epoch=on_epoch,
                 on_step=training,

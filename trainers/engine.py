@@ -30,6 +30,7 @@ from boneage_xai.models.precision import computes_bfloat16_fast
 from boneage_xai.models.regressor import BoneAgeRegressor
 from boneage_xai.predict import evaluation_mode
 from boneage_xai.types import Cohort
+from trainers.auxiliary import RegionAges
 from trainers.averaging import AveragedWeights
 from trainers.batch_norm import share_batch_norm
 from trainers.checkpoints import BestAtFullSize, MovableCheckpoint, WholeCheckpointIO
@@ -59,6 +60,7 @@ def train(
     cache_folder: Path | None = None,
     loggers: Sequence[str] = (),
     processes: Processes = ALONE,
+    region_ages: RegionAges | None = None,
     stop: StopRequest | None = None,
     on_decode: Progress | None = None,
     on_epoch: EpochReport | None = None,
@@ -83,6 +85,8 @@ def train(
             and need not be the same when it is resumed.
         processes: this process among those that train together, as :func:`trainers.processes.join`
             returns it; they share the recipe's batch, and need not be as many when it is resumed.
+        region_ages: of every labelled case, as :func:`trainers.auxiliary.phantom_region_ages`
+            returns them, for a recipe that learns them.
         stop: asked before the first and after every epoch; where it says yes, the training ends
             there and can be resumed.
         on_decode: called with (done, total) while radiographs are decoded.
@@ -98,8 +102,8 @@ def train(
         ConfigError: the folder is in use, another training is at work in it, ``resume`` with
             another recipe or data, a logger that is not installed, or processes that cannot share
             batches or the folder.
-        DataError: fewer than two labelled cases, radiographs that cannot be read, or a
-            training that diverged.
+        DataError: fewer than two labelled cases, radiographs that cannot be read, cases without
+            the ages of regions that the recipe learns, or a training that diverged.
     """
     if not processes.is_main:
         loggers, on_decode, on_epoch, on_step = (), None, None, None
@@ -111,6 +115,10 @@ def train(
             f"cohort {cohort.name}: expected cases with a bone age to train on, "
             f"found {unlabelled} without"
         )
+    if recipe.auxiliary.region_ages:
+        _check_region_ages(cohort, region_ages or {})
+    else:
+        region_ages = None
     split = split_cohort(cohort, recipe.training.validation_fraction, recipe.training.seed)
     processes.once(lambda: check_folder(out, resume))
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
@@ -138,7 +146,17 @@ def train(
             )
             with logged_epochs(loggers, out, recipe, on_epoch) as report:
                 best_epoch, stopped = _fit(
-                    network, recipe, cohort, split, cache, out, processes, stop, report, on_step
+                    network,
+                    recipe,
+                    [
+                        _cases(cohort.select(part), cache, region_ages)
+                        for part in (split.train, split.validation)
+                    ],
+                    out,
+                    processes,
+                    stop,
+                    report,
+                    on_step,
                 )
             run = out / SO_FAR if stopped else out
             data = TrainingData(
@@ -232,28 +250,22 @@ def _check_same_images(fingerprints: Sequence[str]) -> None:
 def _fit(
     network: BoneAgeRegressor,
     recipe: Recipe,
-    cohort: Cohort,
-    split: Split,
-    cache: PixelCache,
+    parts: Sequence[CachedRadiographs],
     out: Path,
     processes: Processes,
     stop: StopRequest | None,
     on_epoch: EpochReport | None,
     on_step: StepReport | None,
 ) -> tuple[int, bool]:
-    """Train until done or stopped, and leave the best weights in ``network``.
+    """Train on the first part until done or stopped, and leave the best weights in ``network``.
 
     Returns:
         Their epoch, and whether the training was stopped.
     """
     settings = recipe.training
     share = processes.share
-    training = make_loader(
-        _cases(cohort.select(split.train), cache), settings.batch_size, settings.seed, share
-    )
-    validation = make_loader(
-        _cases(cohort.select(split.validation), cache), settings.batch_size, None, share
-    )
+    training = make_loader(parts[0], settings.batch_size, settings.seed, share)
+    validation = make_loader(parts[1], settings.batch_size, None, share)
     if share.count > 1:
         share_batch_norm(network)
         # Which blocks are frozen is remembered by module, and some were replaced.
@@ -326,9 +338,23 @@ def _fit(
     return int(checkpoint["epoch"]), stopped_at_once or stopping.stopped
 
 
-def _cases(cohort: Cohort, cache: PixelCache) -> CachedRadiographs:
-    rows = cache.rows([case.case_id for case in cohort])
-    return CachedRadiographs(cache.pixels, rows, cohort.is_male(), cohort.bone_ages_months())
+def _cases(cohort: Cohort, cache: PixelCache, region_ages: RegionAges | None) -> CachedRadiographs:
+    case_ids = [case.case_id for case in cohort]
+    ages = None
+    if region_ages is not None:
+        ages = np.array([region_ages[case_id] for case_id in case_ids], dtype=np.float64)
+    return CachedRadiographs(
+        cache.pixels, cache.rows(case_ids), cohort.is_male(), cohort.bone_ages_months(), ages
+    )
+
+
+def _check_region_ages(cohort: Cohort, known: RegionAges) -> None:
+    unknown = [case.case_id for case in cohort if case.case_id not in known]
+    if unknown:
+        raise DataError(
+            f"cohort {cohort.name}: expected the ages of its regions, which the recipe's "
+            f"auxiliary.region_ages learns, found {len(unknown)} cases without, first {unknown[0]}"
+        )
 
 
 def _warn_of_leaks(split: Split, cache: PixelCache) -> None:

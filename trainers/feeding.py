@@ -18,8 +18,9 @@ from trainers.share import WHOLE, Share, require_shares
 # which for most networks takes it as long as the GPU needs to run them.
 _GATHERING_PROCESSES = 2
 
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Pixels (N, S, S) uint8, is_male (N,) float32, bone age (N,) float32 in months."""
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Pixels (N, S, S) uint8, is_male (N,) float32, bone age (N,) float32 in months, ages of regions
+(N, R) float32 in months, without columns where none are known."""
 
 
 class CachedRadiographs(Dataset[Batch]):
@@ -30,6 +31,7 @@ class CachedRadiographs(Dataset[Batch]):
         rows: (m,) rows of ``pixels`` that belong to this set.
         is_male: (m,) bool.
         bone_age_months: (m,) float.
+        region_ages_months: (m, R) float, None where none are known.
     """
 
     def __init__(
@@ -38,11 +40,14 @@ class CachedRadiographs(Dataset[Batch]):
         rows: npt.NDArray[np.intp],
         is_male: npt.NDArray[np.bool_],
         bone_age_months: npt.NDArray[np.float64],
+        region_ages_months: npt.NDArray[np.float64] | None = None,
     ) -> None:
         self.pixels = pixels
         self.rows = rows
         self.is_male = torch.from_numpy(is_male.astype(np.float32))
         self.bone_age_months = torch.from_numpy(bone_age_months.astype(np.float32))
+        known = np.empty((len(rows), 0)) if region_ages_months is None else region_ages_months
+        self.region_ages_months = torch.from_numpy(known.astype(np.float32))
 
     def __len__(self) -> int:
         """Return the number of cases."""
@@ -55,6 +60,7 @@ class CachedRadiographs(Dataset[Batch]):
             torch.from_numpy(self.pixels[self.rows[chosen]]),
             self.is_male[chosen],
             self.bone_age_months[chosen],
+            self.region_ages_months[chosen],
         )
 
 

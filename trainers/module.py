@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 
 from boneage_xai.models.regressor import BoneAgeRegressor
 from trainers.augmentation import augment, resize
+from trainers.auxiliary import AuxiliaryHeads
 from trainers.feeding import Batch
 from trainers.recipe import Recipe
 from trainers.share import WHOLE, Share
@@ -41,6 +42,8 @@ class BoneAgeTraining(lightning.LightningModule):
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
         self.share = share
+        # Beside the network, not in it: what is trained is written without them.
+        self.auxiliary = AuxiliaryHeads(recipe.auxiliary, network.feature_width)
         # Means over the cases of all processes, which may have unequal numbers of them.
         # A NaN stays one: looking for it would make the processor wait for the device.
         self.measured = nn.ModuleDict(
@@ -50,9 +53,9 @@ class BoneAgeTraining(lightning.LightningModule):
                 for what in ("loss", "mae_months")
             }
         )
-        self._raw = network.raw
+        self._raw_and_features = network.raw_and_features
         if recipe.training.compiled:
-            self._raw = torch.compile(network.raw, dynamic=False)
+            self._raw_and_features = torch.compile(network.raw_and_features, dynamic=False)
 
     def _prepared(self, pixels: Tensor) -> Tensor:
         images = pixels.unsqueeze(1).float().div_(255)
@@ -70,23 +73,27 @@ class BoneAgeTraining(lightning.LightningModule):
         """
         position = (self.recipe.training.seed, self.current_epoch, batch_idx)
         _seed(position)
-        pixels, is_male, bone_age_months = batch
+        pixels, is_male = batch[:2]
         images = augment(self._prepared(pixels), self.recipe.augmentation, self.share)
         if self.share.count > 1:
             _seed((*position, self.share.rank))
-        raw = self._raw(images.contiguous(memory_format=torch.channels_last), is_male)
-        predicted = self.network.months(raw)
-        loss = self._loss(raw, predicted, bone_age_months)
-        self._log("train", loss, predicted, bone_age_months)
-        return loss
+        images = images.contiguous(memory_format=torch.channels_last)
+        return self._measure("train", batch, *self._raw_and_features(images, is_male))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one batch as it is."""
-        pixels, is_male, bone_age_months = batch
+        pixels, is_male = batch[:2]
         images = self._prepared(pixels).contiguous(memory_format=torch.channels_last)
-        raw = self.network.raw(images, is_male)
+        self._measure("val", batch, *self.network.raw_and_features(images, is_male))
+
+    def _measure(self, part: str, batch: Batch, raw: Tensor, features: Tensor) -> Tensor:
+        _, is_male, bone_age_months, region_ages_months = batch
         predicted = self.network.months(raw)
-        self._log("val", self._loss(raw, predicted, bone_age_months), predicted, bone_age_months)
+        loss = self._loss(raw, predicted, bone_age_months)
+        scaled = (region_ages_months - self.network.age_mean_months) / self.network.age_sd_months
+        loss = loss + self.auxiliary.loss(features, is_male, scaled)
+        self._log(part, loss, predicted, bone_age_months)
+        return loss
 
     def _loss(self, raw: Tensor, predicted: Tensor, bone_age_months: Tensor) -> Tensor:
         settings = self.recipe.training
@@ -124,14 +131,14 @@ class BoneAgeTraining(lightning.LightningModule):
         float32 gradients, the only ones used, never are.
         """
         if gradient_clip_val is not None:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
         """Return the recipe's optimiser over the trainable parameters, and its schedule."""
         settings = self.recipe.training
         kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
         optimiser = kind(
-            [parameter for parameter in self.network.parameters() if parameter.requires_grad],
+            [parameter for parameter in self.parameters() if parameter.requires_grad],
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
             fused=True,

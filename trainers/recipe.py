@@ -33,6 +33,21 @@ class InitialisationSettings(_Settings):
     fine_tuned_blocks: int | Literal["all"] = "all"
 
 
+class AuxiliarySettings(_Settings):
+    """What the features of the image learn to tell besides, as pretraining; nothing by default.
+
+    The heads that tell it are not part of the trained network.
+
+    Args:
+        sex: weight of the cross-entropy of telling the sex from the image.
+        region_ages: weight of the mean absolute error of the regions' standardised ages, which
+            only phantoms have.
+    """
+
+    sex: float = Field(default=0.0, ge=0, le=100)
+    region_ages: float = Field(default=0.0, ge=0, le=100)
+
+
 class AugmentationSettings(_Settings):
     """Random changes of each training image, drawn uniformly.
 
@@ -145,6 +160,7 @@ class Recipe(_Settings):
     architecture: ArchitectureSettings
     initialisation: InitialisationSettings = InitialisationSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
+    auxiliary: AuxiliarySettings = AuxiliarySettings()
     training: TrainingSettings
 
     @model_validator(mode="after")

@@ -69,7 +69,7 @@ class BoneAgeRegressor(nn.Module):
         self.backbone = build_backbone(
             settings.backbone, weights, fold_normalisation=settings.normalised_stem
         )
-        width = _feature_width(self.backbone)
+        width = self.feature_width = _feature_width(self.backbone)
         if settings.sex_features:
             self.sex_branch = nn.Sequential(nn.Linear(1, settings.sex_features), nn.ReLU())
             width += settings.sex_features
@@ -99,15 +99,19 @@ class BoneAgeRegressor(nn.Module):
 
     def raw(self, image: Tensor, is_male: Tensor) -> Tensor:
         """Return the head's output before it becomes months, (N, 1) or (N, bins), float32."""
+        return self.raw_and_features(image, is_male)[0]
+
+    def raw_and_features(self, image: Tensor, is_male: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``raw`` and the pooled features of the image alone, (N, C) float32."""
         features = self.backbone(image).flatten(1)
         # bfloat16 resolves a bone age to no better than half a month: the head is float32.
         with torch.autocast(image.device.type, enabled=False):
-            joined = features.to(self.age_mean_months.dtype)
+            features = joined = features.to(self.age_mean_months.dtype)
             if self.settings.sex_features:
                 sex = self.sex_branch(is_male.to(joined.dtype).unsqueeze(1))
                 joined = torch.cat([joined, sex], dim=1)
             raw: Tensor = self.head(joined)
-        return raw
+        return raw, features
 
     def months(self, raw: Tensor) -> Tensor:
         """Turn the head's output into (N,) months."""

@@ -251,6 +251,30 @@ def region_maturities(
     }
 
 
+def region_ages_months(hand: Hand) -> dict[str, float]:
+    """Return the age that every region of a hand shows: the mean over its ossification centres.
+
+    A centre shows the age at which the median hand of the same sex has it as mature. Before it
+    appears and once it is complete nothing changes: it shows the age at which that begins.
+
+    Args:
+        hand: the individual.
+
+    Returns:
+        Region to age in months, in the order of ``anatomy.AGE_REGIONS``.
+    """
+
+    def shown(centre: OssificationCentre) -> float:
+        age_months = hand.age_months * (1.0 + hand.pace[centre.centre_id])
+        appears, complete = centre.appears_months, centre.complete_months
+        return float(np.clip(age_months, appears.of(hand.sex), complete.of(hand.sex)))
+
+    return {
+        region: float(np.mean([shown(centre) for centre in centres_of(region)]))
+        for region in AGE_REGIONS
+    }
+
+
 def length_share(sex: Sex, age_months: float) -> float:
     """Return the share of its adult length that a bone has at an age, in (0, 1]."""
     return float(np.interp(age_months, _LENGTH_MONTHS[sex], _LENGTH_SHARE[sex]))

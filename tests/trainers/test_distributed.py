@@ -324,7 +324,7 @@ def _cases(n: int) -> CachedRadiographs:
 @pytest.mark.parametrize("n", [3, 8, 17])
 def test_every_validation_case_belongs_to_one_process(n: int) -> None:
     loaders = [make_loader(_cases(n), 6, None, Share(rank, 3)) for rank in range(3)]
-    ages = [float(age) for loader in loaders for _, _, batch in loader for age in batch]
+    ages = [float(age) for loader in loaders for _, _, batch, _ in loader for age in batch]
     assert sorted(ages) == list(range(n))
 
 

@@ -19,6 +19,7 @@ def test_all_arms_are_shipped() -> None:
         "demo",
         "phantom",
         "phantom-clean",
+        "phantom-pretraining",
         "strong",
     }
 
@@ -41,6 +42,7 @@ NO_CHANGE = {
     "contrast": 0.0,
     "brightness": 0.0,
 }
+NOTHING_ELSE = {"sex": 0.0, "region_ages": 0.0}
 SILENT = {
     "weight_decay": 0.0,
     "warmup_fraction": 0.15,
@@ -63,6 +65,7 @@ WOUTERS_SAYS = {
         "zoom": (1.0, 1 / 0.8),
         "horizontal_flip": True,
     },
+    "auxiliary": NOTHING_ELSE,
 }
 WOUTERS_TRAINS = {
     "batch_size": 64,
@@ -80,6 +83,7 @@ KIMMEL_SAYS = {
     "preprocessing": {"size_px": 299, "fit": "squash", **STRETCHED},
     "initialisation": {"weights": "none", "fine_tuned_blocks": "all"},
     "augmentation": {**NO_CHANGE, "horizontal_flip": True, "vertical_flip": True},
+    "auxiliary": NOTHING_ELSE,
 }
 KIMMEL_TRAINS = {
     "epochs": 200,
