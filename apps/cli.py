@@ -22,6 +22,7 @@ from apps.console import (
     say_json,
     say_table,
 )
+from apps.deidentification import deidentify
 from apps.ensembles import ensemble
 from apps.exports import export, export_onnx, model_card
 from apps.failures import failures
@@ -136,6 +137,7 @@ def cohort(
         raise typer.Exit(2)
 
 
+app.command()(deidentify)
 app.command()(phantom)
 
 

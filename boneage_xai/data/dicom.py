@@ -40,7 +40,7 @@ _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 
 # What pydicom and its decoders raise on damaged files, one by one; a RuntimeError is also what they
 # raise where they cannot decode at all.
-_READ_ERRORS = (
+READ_ERRORS = (
     InvalidDicomError,
     BytesLengthException,
     OSError,
@@ -122,7 +122,7 @@ def _read(path: Path, content: bytes | None) -> Radiograph:
             pixels = grey(dataset)
             spacing = _pixel_spacing_mm(dataset)
             sex, age_months = sex_of(dataset), age_months_of(dataset)
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             reason = "" if content is not None else f" ({_reason(error)})"
             raise DataError(
                 f"{path}: expected DICOM pixel data that decode, found damage{reason}"
@@ -165,24 +165,25 @@ def dicom_header(path: Path | str) -> tuple[Sex | None, float | None, str]:
         dataset = _read_dataset(path, with_pixels=False)
         try:
             return sex_of(dataset), age_months_of(dataset), path.stem
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise DataError(
                 f"{path}: expected a readable DICOM header, found damage ({error})"
             ) from error
 
 
-def dicom_dataset(path: Path | str) -> FileDataset:
-    """Read all elements of a DICOM file but its pixels.
+def dicom_dataset(path: Path | str, *, with_pixels: bool = False) -> FileDataset:
+    """Read all elements of a DICOM file, without its pixels unless they are asked for.
 
     Args:
         path: file to read.
+        with_pixels: read the pixels, as they are stored, too.
 
     Raises:
         DataError: not a DICOM file that can be read.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _read_dataset(Path(path), with_pixels=False)
+        return _read_dataset(Path(path), with_pixels=with_pixels)
 
 
 def _read_dataset(path: Path, *, with_pixels: bool, content: bytes | None = None) -> FileDataset:
@@ -209,7 +210,7 @@ def _read_dataset(path: Path, *, with_pixels: bool, content: bytes | None = None
             _complete_bare_dataset(path, dataset)
     except FileNotFoundError:
         raise DataError(f"{path}: expected a DICOM file, found none") from None
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         # What a header holds may name the patient.
         reason = _reason(error) if content is None else "damage"
         raise DataError(f"{path}: expected a complete DICOM file, found {reason}") from (

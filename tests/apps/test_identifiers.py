@@ -163,6 +163,18 @@ def test_an_exported_dicom_object_names_the_patient_as_its_source_does(
     assert all(line.partition(": ")[0].endswith(".dcm") for line in found.splitlines())
 
 
+def test_copies_without_identifiers_hold_none(
+    cli: Run, marked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its list of the profile's attributes is not the one that this file tests with."""
+    assert cli("deidentify", marked, tmp_path / "out") == 0
+    said = capsys.readouterr()
+    assert "burned into the pictures" in " ".join(said.err.split())
+    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert leaks(tmp_path) == []
+    assert [mark for mark in marks() if mark in said.out + said.err] == []
+
+
 def test_errors_on_damaged_files_repeat_nothing_of_the_patient(
     marked: Path, tmp_path: Path
 ) -> None:
