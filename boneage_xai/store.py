@@ -38,6 +38,17 @@ CONTROL_FOLDER = "random-weights"
 """Within the analysis of a network, the analysis of its copy with random weights."""
 
 
+# What pandas and Arrow raise on tables whose description is damaged, one by one.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, NotImplementedError)
+
+# Without these an analysis cannot be read; a damaged footer may have lost or renamed one.
+_COLUMNS = {
+    "predictions.parquet": "case_id sex reference_months predicted_months error_months",
+    "attributions.parquet": "case_id method",
+    "regions.parquet": "case_id method region signed_months",
+}
+
+
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block succeeds.
@@ -171,10 +182,9 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         return pd.read_csv(path, converters={"case_id": str})
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: expected a table, found something unreadable ({error})"
-        ) from error
+    except _UNREADABLE as error:
+        what = " ".join(str(error).split())
+        raise DataError(f"{path}: expected a table, found something unreadable ({what})") from error
 
 
 def write_safetensors(
@@ -269,12 +279,11 @@ class AnalysisFolder:
 
     def predictions(self) -> pd.DataFrame:
         """Return case_id, sex, reference_months, predicted_months, error_months."""
-        return read_table(self.path / "predictions.parquet")
+        return self._table("predictions.parquet")
 
     def metrics(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""
-        metrics: dict[str, Any] = read_json(self.path / "metrics.json")
-        return metrics
+        return dict(read_json(self.path / "metrics.json"))
 
     def intervals(self) -> dict[str, Any] | None:
         """Return the content of ``intervals.json``, None where there were too few cases."""
@@ -355,8 +364,14 @@ class AnalysisFolder:
         return StoredMaps(folder) if folder.is_dir() else None
 
     def _optional(self, name: str) -> pd.DataFrame | None:
-        file = self.path / name
-        return read_table(file) if file.is_file() else None
+        return self._table(name) if (self.path / name).is_file() else None
+
+    def _table(self, name: str) -> pd.DataFrame:
+        table = read_table(self.path / name)
+        for column in _COLUMNS.get(name, "").split():
+            if column not in table:
+                raise DataError(f"{self.path / name}: expected column {column}, found none")
+        return table
 
 
 def check_same_analysis(path: Path, *, run: Mapping[str, Any], data: Mapping[str, Any]) -> None:

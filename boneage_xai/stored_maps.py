@@ -1,7 +1,9 @@
-"""The maps of an analysis as they are read: a damaged or missing chunk is found, not served."""
+"""The maps of an analysis as they are read: what is damaged or missing is found, not served."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,23 @@ WRITTEN = "written_rows"
 """Attribute of arrays: ``all``, or the rows that have a chunk; a missing one is damage."""
 
 
+CHECKSUM = "metadata_sha256"
+"""Attribute of groups and arrays: what ``metadata_checksum`` gives for their ``zarr.json``."""
+
+METADATA_FILE = "zarr.json"
+
+# What Zarr raises on metadata that mean nothing, one by one.
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError)
+
+
+def metadata_checksum(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a ``zarr.json`` says, without the checksum in it."""
+    attributes = dict(document.get("attributes", {}))
+    attributes.pop(CHECKSUM, None)
+    text = json.dumps({**document, "attributes": attributes}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class StoredMaps:
     """The group ``attributions.zarr``: inputs, maps by method, activations, regions.
 
@@ -27,15 +46,18 @@ class StoredMaps:
         path: the group's folder.
 
     Raises:
-        DataError: not a Zarr group.
+        DataError: not a Zarr group of maps, or one whose description is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._group = zarr.open_group(path, mode="r")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: expected a Zarr group, found none ({error})") from error
+        except _DAMAGE as error:
+            raise DataError(
+                f"{path}: expected a Zarr group, found none ({_in_one_line(error)})"
+            ) from error
+        _check_metadata(path)
 
     @property
     def attrs(self) -> Mapping[str, Any]:
@@ -44,11 +66,20 @@ class StoredMaps:
 
     def __contains__(self, name: str) -> bool:
         """Return whether there is an array of this name."""
-        return name in self._group
+        return (self.path / name / METADATA_FILE).is_file()
 
     def __getitem__(self, name: str) -> StoredArray:
-        """Return an array, none of whose chunks is read yet."""
-        return StoredArray(self.path / name, self._group[name])
+        """Return an array, none of whose chunks is read yet.
+
+        Raises:
+            DataError: it is missing, or its description is damaged.
+        """
+        path = self.path / name
+        _check_metadata(path)
+        try:
+            return StoredArray(path, self._group[name])
+        except _DAMAGE as error:
+            raise _damaged(path, _in_one_line(error)) from error
 
 
 class StoredArray:
@@ -100,3 +131,28 @@ class StoredArray:
             f"{self.path}: expected the whole chunk of row {rows}, found damage ({what}); "
             "`boneage-xai attribute --replace` makes the maps again"
         )
+
+
+def _check_metadata(path: Path) -> None:
+    """Refuse a group or array whose description is not the one that was written."""
+    file = path / METADATA_FILE
+    try:
+        document = json.loads(file.read_bytes())
+        stated = document.get("attributes", {}).get(CHECKSUM)
+        # Folders written before there were checksums have none.
+        changed = stated is not None and stated != metadata_checksum(document)
+    except _DAMAGE as error:
+        raise _damaged(file, _in_one_line(error)) from error
+    if changed:
+        raise _damaged(file, "it differs from its checksum")
+
+
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{path}: expected the description of an array, found damage ({what}); "
+        "`boneage-xai attribute --replace` makes the maps again"
+    )
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -100,6 +100,32 @@ def test_a_flipped_bit_in_a_parquet_table_is_found(tmp_path: Path) -> None:
         read_table(file)
 
 
+def test_a_damaged_footer_of_a_parquet_table_is_told_in_one_sentence(tmp_path: Path) -> None:
+    """Arrow and pandas raise many kinds of errors on flipped bits."""
+    AnalysisFolder.add_step(tmp_path, run=RUN, data=DATA, step="evaluate", detail={})
+    file = tmp_path / "predictions.parquet"
+    columns = ["reference_months", "predicted_months", "error_months"]
+    frame = pd.DataFrame({"case_id": ["a"], "sex": ["F"], **{key: [1.5] for key in columns}})
+    write_table(file, frame)
+    whole = file.read_bytes()
+    folder = AnalysisFolder.open(tmp_path)
+    begin = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    assert begin < len(whole) // 2
+    refused = 0
+    for place in range(begin, len(whole), 17):
+        for bit in (1, 32):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            try:
+                found = folder.predictions()
+                assert set(frame.columns) <= set(found.columns)
+            except DataError as error:
+                sentence = str(error)
+                refused += 1
+                assert "predictions.parquet: expected" in sentence
+                assert "\n" not in sentence
+    assert refused > 20
+
+
 def test_tensors_come_back_however_they_lie_in_memory(tmp_path: Path) -> None:
     weights = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
     # As torch lays out the weights of a network in channels-last order.

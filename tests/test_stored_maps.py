@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,41 @@ def test_every_flipped_byte_is_found(written: Path) -> None:
         with pytest.raises(DataError, match=r"gradient: expected the whole chunk of row 1"):
             maps["gradient"][1]
     np.testing.assert_array_equal(maps["gradient"][0], MAPS[0])
+
+
+def test_a_flipped_byte_of_a_description_is_found(written: Path) -> None:
+    """The shape, the codecs, the names of regions: all that tells what the chunks mean."""
+    MapsWriter(written).finish({}, [])
+    sound = dict(StoredMaps(written).attrs)
+    for name in ("", "gradient"):
+        file = written / name / "zarr.json"
+        whole = file.read_bytes()
+        checksum = whole.index(b'"metadata_sha256"')
+        for place in range(0, len(whole), 5):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            if json_means_the_same(file, whole) or 0 < place - checksum < 16:
+                continue  # blanks, or a checksum of another name, which leaves the rest as it was
+            with pytest.raises(DataError, match=r"attributions\.zarr.*--replace|Zarr group"):
+                _ = StoredMaps(written)["gradient"]
+        file.write_bytes(whole)
+    assert dict(StoredMaps(written).attrs) == sound
+
+
+def json_means_the_same(file: Path, whole: bytes) -> bool:
+    try:
+        return bool(json.loads(file.read_bytes()) == json.loads(whole))
+    except ValueError:
+        return False
+
+
+def test_maps_written_before_there_were_checksums_are_read(written: Path) -> None:
+    assert "metadata_sha256" not in StoredMaps(written).attrs
+    np.testing.assert_array_equal(StoredMaps(written)["gradient"][:], MAPS)
+
+
+def test_an_array_that_is_missing_is_named(written: Path) -> None:
+    with pytest.raises(DataError, match=r"absent/zarr\.json: expected the description"):
+        StoredMaps(written)["absent"]
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 40])

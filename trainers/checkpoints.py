@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,32 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from boneage_xai.errors import CheckpointError
+from boneage_xai.models.backbones import read_state_dict
 from boneage_xai.store import write_durably
 from trainers.recipe import Recipe
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that the engine wrote, without executing anything.
+
+    torch does not compare the checksums that it wrote: a flipped bit would go on training.
+
+    Raises:
+        CheckpointError: absent, damaged, or a file that only loads by executing code.
+    """
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{path}: expected a checkpoint, found damage") from error
+        if damaged is not None:
+            raise CheckpointError(
+                f"{path}: expected a whole checkpoint, found damage in {damaged}; train anew in "
+                "another folder"
+            )
+    return read_state_dict(path)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -20,7 +20,6 @@ from boneage_xai.analysis.baselines import fit_baselines
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
 from boneage_xai.data.splits import Split, leaked_cases, split_cohort
 from boneage_xai.errors import CheckpointError, ConfigError, DataError
-from boneage_xai.models.backbones import read_state_dict
 from boneage_xai.models.checkpoint import (
     TrainedRun,
     TrainingData,
@@ -33,7 +32,12 @@ from boneage_xai.types import Cohort
 from trainers.auxiliary import RegionAges
 from trainers.averaging import AveragedWeights
 from trainers.batch_norm import share_batch_norm
-from trainers.checkpoints import BestAtFullSize, MovableCheckpoint, WholeCheckpointIO
+from trainers.checkpoints import (
+    BestAtFullSize,
+    MovableCheckpoint,
+    WholeCheckpointIO,
+    read_checkpoint,
+)
 from trainers.claim import CLAIM_FILE, at_work_alone, begin_or_find_finished, check_folder
 from trainers.feeding import CachedRadiographs, make_loader
 from trainers.history import EpochReport, HistoryWriter, StepReport
@@ -309,8 +313,8 @@ def _fit(
     module.to(memory_format=torch.channels_last)
     last = engine / "last.ckpt"
     if last.is_file():
-        # Refused here when it would execute code, before Lightning says so in a trace.
-        read_state_dict(last)
+        # Refused here when damaged or executable, before Lightning says so in a trace.
+        read_checkpoint(last)
     on_interrupt = signal.getsignal(signal.SIGINT)
     stopped_at_once = processes.once(lambda: stop is not None and stop())
     try:
@@ -333,7 +337,7 @@ def _fit(
             f"{out}: expected an epoch at the full input size to take weights from, found the "
             "training stopped before one"
         )
-    checkpoint = read_state_dict(engine / "best.ckpt")
+    checkpoint = read_checkpoint(engine / "best.ckpt")
     module.load_state_dict(checkpoint["state_dict"])
     return int(checkpoint["epoch"]), stopped_at_once or stopping.stopped
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import zarr
 from torch import nn
 
 from boneage_xai.attribution.activations import default_layers
@@ -41,6 +40,7 @@ from boneage_xai.attribution.work.parts import (
 from boneage_xai.attribution.writers import MapsWriter
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.store import read_json, read_table, write_json
+from boneage_xai.stored_maps import StoredMaps
 from boneage_xai.types import FloatImage, RegionMap
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ def _attribute(
         claim.check(ours, paths.folder)
     else:
         if resume and target.exists():
-            if zarr.open_group(target, mode="r").attrs.get("claim") == digest(ours):
+            if StoredMaps(target).attrs.get("claim") == digest(ours):
                 return {"already_complete": True}
             if not replace:
                 raise ConfigError(_there_already(target))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,14 @@ import numpy.typing as npt
 import zarr
 
 from boneage_xai.errors import DataError
-from boneage_xai.store import sync
-from boneage_xai.stored_maps import CHUNK_CODECS, WRITTEN
+from boneage_xai.store import read_json, sync, write_json
+from boneage_xai.stored_maps import (
+    CHECKSUM,
+    CHUNK_CODECS,
+    METADATA_FILE,
+    WRITTEN,
+    metadata_checksum,
+)
 from boneage_xai.types import RegionMap
 
 _HIGHEST_LABEL = 255
@@ -96,11 +103,21 @@ class MapsWriter:
         return {key: zlib.crc32(file.read_bytes())}
 
     def finish(self, names: Mapping[str, str], with_regions: Sequence[str]) -> None:
-        """Record the names of the regions, and clear away what a kill left half written."""
+        """Record the names of the regions, clear away what a kill left half written, and seal."""
         for leftover in self.path.rglob("*.partial"):
             leftover.unlink()
-        if "regions" not in self.group:
-            return
+        if "regions" in self.group:
+            self._describe_regions(names, with_regions)
+        for folder, folders, files in os.walk(self.path):
+            if METADATA_FILE in files:
+                file = Path(folder, METADATA_FILE)
+                document = read_json(file)
+                document["attributes"][CHECKSUM] = metadata_checksum(document)
+                write_json(file, document)
+                if document["node_type"] == "array":
+                    folders.clear()
+
+    def _describe_regions(self, names: Mapping[str, str], with_regions: Sequence[str]) -> None:
         if not with_regions:
             del self.group["regions"]
             return

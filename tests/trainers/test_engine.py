@@ -147,6 +147,32 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     assert all(resumed[key].equal(value) for key, value in whole.items())
 
 
+def test_a_flipped_bit_in_a_checkpoint_is_not_trained_on(
+    finished: Path, cohort: Cohort, recipe: Recipe, tmp_path: Path
+) -> None:
+    """torch would read it: it does not compare the checksums that it wrote."""
+
+    def stop(row: dict[str, float]) -> None:
+        if row["epoch"] == 2:
+            raise StopError
+
+    out, cache = tmp_path / "run", finished / "cache"
+    with pytest.raises(StopError):
+        train(recipe, cohort, out, cache_folder=cache, on_epoch=stop)
+    last = out / "engine" / "last.ckpt"
+    whole = last.read_bytes()
+    place = len(whole) // 2
+    for spoilt in (
+        whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :],
+        whole[:place],
+    ):
+        last.write_bytes(spoilt)
+        with pytest.raises(CheckpointError, match=r"last\.ckpt"):
+            train(recipe, cohort, out, cache_folder=cache, resume=True)
+    last.write_bytes(whole)
+    assert train(recipe, cohort, out, cache_folder=cache, resume=True).manifest.epochs == 4
+
+
 def test_a_moved_training_still_knows_its_best_epoch(
     finished: Path, cohort: Cohort, tmp_path: Path
 ) -> None:
