@@ -185,7 +185,9 @@ def test_a_killed_process_ends_all_and_the_training_resumes(
 
     by_one = folder / "by-one"
     train(recipe, cohort, by_one, cache_folder=folder / "cache", resume=True)
-    assert _largest_change(alone, by_one) < 1e-4
+    # Rounding differs from that of one process throughout, and training magnifies it: on some
+    # processors to 0.04 months; one epoch in another order makes 0.4.
+    pd.testing.assert_frame_equal(_measured(by_one), _measured(alone), rtol=0, atol=0.1)
 
 
 MEETING = """
