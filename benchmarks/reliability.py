@@ -1,9 +1,11 @@
-"""Write docs/reliability.md from what the corpus, the faults and the load test found.
+"""Write docs/reliability.md from what corpus, fuzzing, faults and the load test found.
 
 python -m tests.corpus --json corpus.json
+python benchmarks/fuzz.py table --minutes 30 --home fuzz --out fuzz.json    # and each other kind
 python benchmarks/faults.py --faults 120 --out faults.json
 python benchmarks/load.py --sessions 20 --minutes 10 --out load.json
-python benchmarks/reliability.py corpus.json faults.json load.json --out docs/reliability.md
+python benchmarks/reliability.py corpus.json fuzz.json faults.json load.json \\
+    --out docs/reliability.md
 """
 
 from __future__ import annotations
@@ -71,6 +73,41 @@ def corpus(found: Found) -> Iterator[str]:
     )
 
 
+FUZZED = {
+    "table": "label tables as text",
+    "workbook": "label tables in workbooks",
+    "image": "radiographs in picture formats",
+    "dicom": "radiographs in DICOM",
+    "folder": "run and analysis folders",
+}
+
+
+def fuzzing(found: Found) -> Iterator[str]:
+    yield "## Inputs that a program makes up"
+    yield "`python benchmarks/fuzz.py table` and so on, with atheris"
+    yield ""
+    yield (
+        "A program changes sound files over and over, keeps what reaches code that nothing reached "
+        "before, and stops at an input that is neither read nor refused, takes more than 15 s or "
+        "more than 2.5 GB. What it finds is mended and becomes a file of the corpus above. Run and "
+        "analysis folders are changed one file at a time: manifests, tables, the metadata and a "
+        "chunk of the maps, and the header of the weights."
+    )
+    yield ""
+    yield from table(
+        ("read", "processor time", "executions", "inputs found and mended"),
+        [
+            (
+                FUZZED[kind],
+                f"{one['seconds'] / 60:.0f} min",
+                f"{one['executions']:,}",
+                one["findings"],
+            )
+            for kind, one in found.items()
+        ],
+    )
+
+
 def faults(found: Found) -> Iterator[str]:
     rows = found["faults"]
     commands = sorted({row["command"] for row in rows})
@@ -127,16 +164,19 @@ def load(found: Found) -> Iterator[str]:
     yield ""
 
 
+READ = {"corpus": corpus, "fuzz": fuzzing, "faults": faults, "load": load}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("corpus", "faults", "load"):
+    for name in READ:
         parser.add_argument(name, type=Path, help=f"what the measurement of {name} wrote")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     lines = ["# Reliability"]
     lines += [f"Written by `benchmarks/reliability.py`. Measured on {machine()}.", ""]
-    for read, file in ((corpus, options.corpus), (faults, options.faults), (load, options.load)):
-        lines += read(json.loads(file.read_text(encoding="utf-8")))
+    for name, read in READ.items():
+        lines += read(json.loads(getattr(options, name).read_text(encoding="utf-8")))
     options.out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 

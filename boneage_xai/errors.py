@@ -6,11 +6,15 @@ and what was found. The command line prints it and exits with 2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+
+_MOST_LETTERS = 300
 
 
 class BoneAgeError(Exception):
@@ -47,3 +51,13 @@ def first_problem(error: ValidationError) -> str:
     found = problem["input"]
     shown = "" if isinstance(found, Mapping) else f", found {found!r}"
     return f"{key}: {message}{shown}" if key else message
+
+
+def one_clause(error: Exception) -> str:
+    """Say in one clause what a library complained of, however many sentences it took."""
+    words = " ".join(str(error).split())
+    words = re.sub(r"[.!?]+ (?=[A-Z])", "; ", words).rstrip(".!? ")
+    words = "".join(letter if letter.isprintable() else "\ufffd" for letter in words)
+    if len(words) > _MOST_LETTERS:
+        words = f"{words[:_MOST_LETTERS]}…"
+    return words or type(error).__name__

@@ -13,7 +13,6 @@ import math
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from boneage_xai import __version__
-from boneage_xai.errors import DataError, ReportError
+from boneage_xai.errors import DataError, ReportError, one_clause
 from boneage_xai.stored_maps import StoredMaps
 
 ANALYSIS_FORMAT = "boneage_xai.analysis"
@@ -37,9 +36,6 @@ NEIGHBOUR_TABLE = "neighbours.parquet"
 CONTROL_FOLDER = "random-weights"
 """Within the analysis of a network, the analysis of its copy with random weights."""
 
-
-# What pandas and Arrow raise on tables whose description is damaged, one by one.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, NotImplementedError)
 
 # Without these an analysis cannot be read; a damaged footer may have lost or renamed one.
 _COLUMNS = {
@@ -149,8 +145,23 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: expected JSON, found something unreadable ({error})") from error
+    # Also numbers of more digits than Python converts, and lists in lists without end.
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: expected JSON, found something unreadable ({one_clause(error)})"
+        ) from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        DataError: the file is missing or holds none.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected an object, found {type(content).__name__}")
+    return content
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
@@ -182,9 +193,11 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         return pd.read_csv(path, converters={"case_id": str})
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except _UNREADABLE as error:
-        what = " ".join(str(error).split())
-        raise DataError(f"{path}: expected a table, found something unreadable ({what})") from error
+    # What pandas and Arrow raise on damage has no common kind.
+    except Exception as error:
+        raise DataError(
+            f"{path}: expected a table, found something unreadable ({one_clause(error)})"
+        ) from error
 
 
 def write_safetensors(
@@ -283,12 +296,12 @@ class AnalysisFolder:
 
     def metrics(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""
-        return dict(read_json(self.path / "metrics.json"))
+        return _read_object(self.path / "metrics.json")
 
     def intervals(self) -> dict[str, Any] | None:
         """Return the content of ``intervals.json``, None where there were too few cases."""
         file = self.path / "intervals.json"
-        return read_json(file) if file.is_file() else None
+        return _read_object(file) if file.is_file() else None
 
     def history(self) -> pd.DataFrame | None:
         """Return the training history per epoch, None for a model trained elsewhere."""
@@ -333,12 +346,12 @@ class AnalysisFolder:
     def failure_findings(self) -> dict[str, Any] | None:
         """Return the content of ``failures.json``, None before ``failures``."""
         file = self.path / "failures.json"
-        return dict(read_json(file)) if file.is_file() else None
+        return _read_object(file) if file.is_file() else None
 
     def shortcuts(self) -> dict[str, Any] | None:
         """Return the content of ``shortcuts.json``, None before ``shortcuts``."""
         file = self.path / "shortcuts.json"
-        return dict(read_json(file)) if file.is_file() else None
+        return _read_object(file) if file.is_file() else None
 
     def shortcut_changes(self) -> pd.DataFrame | None:
         """Return one row per case and test of the shortcut audit, None before ``shortcuts``."""
@@ -353,9 +366,10 @@ class AnalysisFolder:
             with np.load(file, allow_pickle=False) as stored:
                 pictures = {name: stored[name] for name in stored.files}
             return str(pictures.pop("case_id")), pictures
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        # What NumPy and zipfile raise on damage has no common kind.
+        except Exception as error:
             raise DataError(
-                f"{file}: expected pictures, found something unreadable ({error})"
+                f"{file}: expected pictures, found something unreadable ({one_clause(error)})"
             ) from error
 
     def maps(self) -> StoredMaps | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from boneage_xai.errors import DataError
+from boneage_xai.errors import DataError, one_clause
 
 CHUNK_CODECS = (ZstdCodec(), Crc32cCodec())
 """How chunks are compressed, and then given a checksum that is compared when they are read."""
@@ -21,14 +22,13 @@ CHUNK_CODECS = (ZstdCodec(), Crc32cCodec())
 WRITTEN = "written_rows"
 """Attribute of arrays: ``all``, or the rows that have a chunk; a missing one is damage."""
 
-
 CHECKSUM = "metadata_sha256"
 """Attribute of groups and arrays: what ``metadata_checksum`` gives for their ``zarr.json``."""
 
 METADATA_FILE = "zarr.json"
 
-# What Zarr raises on metadata that mean nothing, one by one.
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError)
+MOST_PIXELS = 4096**2
+"""Of a map: as many as the largest network input has."""
 
 
 def metadata_checksum(document: Mapping[str, Any]) -> str:
@@ -51,11 +51,12 @@ class StoredMaps:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # What Zarr raises on metadata that it cannot follow has no common kind, here and below.
         try:
             self._group = zarr.open_group(path, mode="r")
-        except _DAMAGE as error:
+        except Exception as error:
             raise DataError(
-                f"{path}: expected a Zarr group, found none ({_in_one_line(error)})"
+                f"{path}: expected a Zarr group, found none ({one_clause(error)})"
             ) from error
         _check_metadata(path)
 
@@ -72,14 +73,22 @@ class StoredMaps:
         """Return an array, none of whose chunks is read yet.
 
         Raises:
-            DataError: it is missing, or its description is damaged.
+            DataError: it is missing, its description is damaged, or it is no array of maps.
         """
         path = self.path / name
         _check_metadata(path)
         try:
-            return StoredArray(path, self._group[name])
-        except _DAMAGE as error:
-            raise _damaged(path, _in_one_line(error)) from error
+            array = self._group[name]
+        except Exception as error:
+            raise _damaged(path, one_clause(error)) from error
+        if not isinstance(array, zarr.Array):
+            raise _damaged(path, "that of a group")
+        shape = array.shape
+        if len(shape) != 3 or math.prod(shape[1:]) > MOST_PIXELS:
+            raise _damaged(path, f"the shape {shape}")
+        if array.chunks != (1, *shape[1:]):
+            raise _damaged(path, f"chunks of {array.chunks} for the shape {shape}")
+        return StoredArray(path, array)
 
 
 class StoredArray:
@@ -110,12 +119,13 @@ class StoredArray:
 
         Raises:
             DataError: a chunk is damaged or missing.
+            IndexError: there is no such case.
         """
+        chosen = range(self.shape[0])[rows]
         try:
             values = np.asarray(self._array[rows])
-        except (ValueError, RuntimeError, OSError) as error:
-            raise self._damage(rows, str(error)) from error
-        chosen = range(self.shape[0])[rows]
+        except Exception as error:
+            raise self._damage(rows, one_clause(error)) from error
         asked = set(chosen) if isinstance(chosen, range) else {chosen}
         written = self.attrs.get(WRITTEN, ())
         for row in sorted(asked if written == "all" else asked.intersection(written)):
@@ -141,8 +151,8 @@ def _check_metadata(path: Path) -> None:
         stated = document.get("attributes", {}).get(CHECKSUM)
         # Folders written before there were checksums have none.
         changed = stated is not None and stated != metadata_checksum(document)
-    except _DAMAGE as error:
-        raise _damaged(file, _in_one_line(error)) from error
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise _damaged(file, one_clause(error)) from error
     if changed:
         raise _damaged(file, "it differs from its checksum")
 
@@ -152,7 +162,3 @@ def _damaged(path: Path, what: str) -> DataError:
         f"{path}: expected the description of an array, found damage ({what}); "
         "`boneage-xai attribute --replace` makes the maps again"
     )
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

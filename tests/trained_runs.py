@@ -20,7 +20,8 @@ TINY = (
 )
 
 
-def _train(phantoms: Path, out: Path, *settings: str) -> Path:
+def write_run(phantoms: Path, out: Path, *settings: str) -> Path:
+    """Train a tiny network on a cohort of phantoms, and return its run folder."""
     cohort = select_cohort(read_source(phantoms))
     train(load_recipe("demo", (*TINY, *settings)), cohort, out, cache_folder=out.parent / "cache")
     return out
@@ -29,11 +30,11 @@ def _train(phantoms: Path, out: Path, *settings: str) -> Path:
 @pytest.fixture(scope="session")
 def sex_run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a network that is given the sex; 32 training and 8 validation cases."""
-    return _train(phantoms, tmp_path_factory.mktemp("sex") / "run")
+    return write_run(phantoms, tmp_path_factory.mktemp("sex") / "run")
 
 
 @pytest.fixture(scope="session")
 def image_run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a network that sees the image only, with the same split."""
     out = tmp_path_factory.mktemp("image") / "run"
-    return _train(phantoms, out, "architecture.sex_features=0")
+    return write_run(phantoms, out, "architecture.sex_features=0")

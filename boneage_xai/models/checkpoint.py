@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boneage_xai import __version__
 from boneage_xai.data.preprocess import PreprocessSettings
-from boneage_xai.errors import CheckpointError, DataError, first_problem
+from boneage_xai.errors import CheckpointError, DataError, first_problem, one_clause
 from boneage_xai.models.regressor import ArchitectureSettings, BoneAgeRegressor
 from boneage_xai.store import file_sha256, read_json, read_table, write_json, write_safetensors
 
@@ -234,5 +234,7 @@ def load_run(run: Path, device: str | torch.device = "cpu") -> TrainedRun:
     try:
         network.load_state_dict(safetensors.torch.load_file(weights))
     except (RuntimeError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{weights}: does not fit its architecture ({error})") from error
+        raise CheckpointError(
+            f"{weights}: does not fit its architecture ({one_clause(error)})"
+        ) from error
     return TrainedRun(run, network.to(device).requires_grad_(False).eval(), manifest)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from boneage_xai.errors import ConfigError
@@ -32,7 +32,8 @@ class ArchitectureSettings(BaseModel):
 
     backbone: str = "resnet18"
     sex_features: int = Field(default=16, ge=0, le=1024)
-    hidden: tuple[PositiveInt, ...] = (256,)
+    # Bounds, because a network is built before its weights are compared with it.
+    hidden: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(default=(256,), max_length=8)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     output: Literal["value", "expectation"] = "value"
     normalised_stem: bool = False

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from .dicoms import dicom_items
 from .items import Item
 from .pictures import picture_items
+from .stored import stored_items
 from .tables import table_items
 from .workbooks import workbook_items
 
@@ -17,3 +18,4 @@ def every_item() -> Iterator[Item]:
     yield from dicom_items()
     yield from table_items()
     yield from workbook_items()
+    yield from stored_items()

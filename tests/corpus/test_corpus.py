@@ -15,6 +15,7 @@ from corpus.collection import every_item
 from corpus.dicoms import dicom_items
 from corpus.items import Item, Outcome, Picture, Refused, Rows, complaint
 from corpus.pictures import picture_items
+from corpus.stored import stored_items
 from corpus.tables import table_items
 from corpus.workbooks import workbook_items
 from corpus.worker import outcomes
@@ -30,10 +31,12 @@ def test_every_item_is_read_right_or_refused_in_one_sentence() -> None:
         if what is not None:
             wrong.append(f"{item.family}, {item.name}: {what}")
     assert not wrong, "\n".join(wrong)
-    assert len(names) >= 1100
+    assert len(names) >= 1500
 
 
-@pytest.mark.parametrize("items", [picture_items, dicom_items, table_items, workbook_items])
+@pytest.mark.parametrize(
+    "items", [picture_items, dicom_items, table_items, workbook_items, stored_items]
+)
 def test_the_corpus_is_the_same_each_time(items: Callable[[], Iterator[Item]]) -> None:
     # The file formats note the time to two seconds.
     first = {item.name: item.content for item in islice(items(), 130)}
