@@ -6,12 +6,14 @@ DIR is an analysis folder or a folder that holds several. Without it the demo's 
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import streamlit as st
+from streamlit import runtime
 
 from apps.views import results
 from apps.views.folders import DEMO, HOW_TO_BEGIN, find_analyses
@@ -80,6 +82,20 @@ def _show(arguments: list[str]) -> None:
     # The page is there; the others shall not take seconds when they are asked for.
     for other in PAGES:
         _module(other)
+    if runtime.exists():
+        _spare_the_libraries()
+
+
+@st.cache_resource(show_spinner=False)
+def _spare_the_libraries() -> bool:
+    """Keep what is imported by now out of garbage collections, once for all sessions.
+
+    Streamlit collects after each run of a script. With all libraries to look through that takes
+    longer than most runs, and meanwhile no session is answered.
+    """
+    gc.collect()
+    gc.freeze()
+    return True
 
 
 def _module(page: str) -> ModuleType:

@@ -240,7 +240,7 @@ def _regions(folder: AnalysisFolder, case_id: str, method: str) -> None:
     if ours.empty:
         return
     st.markdown("**What each region of the hand adds**")
-    st.altair_chart(region_charts.region_chart(ours, "younger  ←  months  →  older"))
+    region_charts.show_regions(region_charts.region_table(ours))
 
 
 def _activations(

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from apps.views.charts import CASE_TOOLTIP, NEUTRAL, PICKED, age_scale, case_points
+from apps.views.charts import CASE_TOOLTIP, NEUTRAL, PICKED, age_scale, case_points, fewer_points
 from boneage_xai.figures.style import BLUE, SEX_COLOURS, SEX_NAMES, VERMILLION
 
 
@@ -88,6 +88,14 @@ def calibration_chart(calibration: Mapping[str, Any]) -> alt.LayerChart:
     return chart
 
 
+def _corners(band: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows in which an edge of a band turns: between them it is straight."""
+    edges = band[["predicted_months", "below", "above"]]
+    flat = edges[["below", "above"]].diff().abs().max(axis=1) < 1e-6
+    inside = flat & flat.shift(-1, fill_value=False)
+    return edges[~inside]
+
+
 def interval_chart(table: pd.DataFrame) -> alt.LayerChart:
     """Draw the interval at every prediction, and where references lie; a click picks a case.
 
@@ -114,7 +122,7 @@ def interval_chart(table: pd.DataFrame) -> alt.LayerChart:
     title = "reference minus prediction (months)"
     bands = []
     for code, dash in zip(SEX_NAMES, ([1, 0], [5, 3]), strict=True):
-        part = frame[frame["sex"] == code].sort_values("predicted_months")
+        part = _corners(frame[frame["sex"] == code].sort_values("predicted_months"))
         band = alt.Chart(part).encode(x=x)
         bands.append(
             band.mark_area(color=SEX_COLOURS[code], opacity=0.13).encode(
@@ -134,5 +142,5 @@ def interval_chart(table: pd.DataFrame) -> alt.LayerChart:
         alt.Tooltip("low_months:Q", title="interval from", format=".1f"),
         alt.Tooltip("high_months:Q", title="interval to", format=".1f"),
     ]
-    points = case_points(frame, x, y, tooltip)
+    points = case_points(fewer_points(frame), x, y, tooltip)
     return alt.LayerChart(layer=[*bands, outside, points]).properties(height=420)

@@ -37,6 +37,8 @@ PICKED = "picked"
 # Readable on the light and on the dark page.
 NEUTRAL = "#7D7D7D"
 _BIN_MONTHS = 6
+MOST_POINTS = 4_000
+_LARGEST = 1_000
 
 
 def sex_colour() -> alt.Color:
@@ -80,6 +82,29 @@ def case_points(
     return chart
 
 
+def fewer_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the cases that a chart has a point for: all of them, or what a browser draws in time.
+
+    Of more than 4,000 the 1,000 with the largest errors are kept, and others evenly spaced.
+    """
+    if len(frame) <= MOST_POINTS:
+        return frame
+    order = frame["error_months"].abs().argsort(kind="stable").to_numpy()
+    others, largest = np.sort(order[:-_LARGEST]), order[-_LARGEST:]
+    spaced = np.linspace(0, len(others) - 1, MOST_POINTS - _LARGEST).round().astype(int)
+    return frame.iloc[np.sort(np.concatenate([others[spaced], largest]))]
+
+
+def fewer_words(n: int) -> str:
+    """Say which of n cases ``fewer_points`` keeps; nothing where it keeps all."""
+    if n <= MOST_POINTS:
+        return ""
+    return (
+        f" Drawn are {MOST_POINTS:,} of {n:,} cases: the {_LARGEST:,} with the largest errors, "
+        "which are rarer than they seem here, and others evenly spaced in the table."
+    )
+
+
 def predicted_chart(predictions: pd.DataFrame) -> alt.LayerChart:
     """Draw predicted against reference bone age; a click picks a case."""
     values = [*predictions["reference_months"], *predictions["predicted_months"]]
@@ -95,7 +120,7 @@ def predicted_chart(predictions: pd.DataFrame) -> alt.LayerChart:
         alt.Chart(line).mark_line(color=NEUTRAL, strokeWidth=1.5).encode(x="months:Q", y="months:Q")
     )
     points = case_points(
-        predictions,
+        fewer_points(predictions),
         alt.X(
             "reference_months:Q",
             title="reference bone age (months)",
@@ -143,7 +168,7 @@ def bland_altman_chart(predictions: pd.DataFrame, agreement: Mapping[str, Any]) 
         .mark_text(align="right", dy=-8, dx=-4, color=NEUTRAL, fontWeight="bold")
         .encode(y="months:Q", x=alt.value("width"), text="name:N")
     )
-    layers = rules + case_points(frame, x, y) + labels
+    layers = rules + case_points(fewer_points(frame), x, y) + labels
     slope = agreement["slope"]
     if slope["value"] is not None:
         ends = np.array([float(mean.min()), float(mean.max())])

@@ -10,6 +10,7 @@ import streamlit as st
 
 from apps.views import certainty_charts, charts, reading
 from apps.views.cards import EVALUATE, cards, missing
+from apps.views.drawn import show_kept_chart
 from apps.views.links import linked_choice, plain
 from apps.views.picked import CASE_COLUMNS, follow_pick, offer_case, offer_cases, ordered, picked
 from apps.views.sections import section_there, show_section
@@ -67,12 +68,17 @@ def _errors(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
     st.subheader("Predicted against reference")
     drawn, said = st.columns([5, 3], gap="large")
     with drawn:
-        event = st.altair_chart(
-            charts.predicted_chart(reading.predictions(folder)),
+        event = show_kept_chart(
+            lambda: charts.predicted_chart(reading.predictions(folder)),
+            "predicted",
+            *_changed(folder),
             on_select="rerun",
             key="predicted-chart",
         )
-        st.caption("Grey band: within 12 months. Click a point to pick its case.")
+        st.caption(
+            "Grey band: within 12 months. Click a point to pick its case."
+            + charts.fewer_words(len(reading.predictions(folder)))
+        )
         offer_case(folder, picked(event), "predicted")
     with said:
         for sentence in sentences_on_errors(metrics, run_name(folder)):
@@ -96,15 +102,17 @@ def _agreement(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
         for key, label in names.items()
     ]
     cards([(label, value, f"95% interval {span}" if span else "") for label, value, span in shown])
-    event = st.altair_chart(
-        charts.bland_altman_chart(reading.predictions(folder), found),
+    event = show_kept_chart(
+        lambda: charts.bland_altman_chart(reading.predictions(folder), found),
+        "agreement",
+        *_changed(folder),
         on_select="rerun",
         key="agreement-chart",
     )
     st.caption(
         "Dashed: bias and limits of agreement (±1.96 SD), between which 95% of the differences "
         "are expected. A falling line means that the network reads towards the middle age. Click "
-        "a point to pick its case."
+        "a point to pick its case." + charts.fewer_words(len(reading.predictions(folder)))
     )
     offer_case(folder, picked(event), "agreement")
     show_section(folder, "agreement", drawings=False)
@@ -119,8 +127,10 @@ def _calibration(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
     tenths = {str(number): row for number, row in enumerate(found["curve"], start=1)}
     drawn, said = st.columns([5, 3], gap="large")
     with drawn:
-        st.altair_chart(
-            certainty_charts.calibration_chart(found),
+        show_kept_chart(
+            lambda: certainty_charts.calibration_chart(found),
+            "calibration",
+            *_changed(folder),
             on_select=lambda: follow_pick("calibration-chart", "tenth", "tenth"),
             key="calibration-chart",
         )
@@ -154,13 +164,15 @@ def _groups(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
         format_func=lambda name: str(_BY_AGE[name]),
         horizontal=True,
     )
-    chart = charts.subgroup_chart(metrics["subgroups"], metric, _BY_AGE[metric])
-    if chart is not None:
-        st.altair_chart(
-            chart,
-            on_select=lambda: follow_pick("subgroup-chart", "group", "group"),
-            key="subgroup-chart",
-        )
+    drawn = show_kept_chart(
+        lambda: charts.subgroup_chart(metrics["subgroups"], metric, _BY_AGE[metric]),
+        "groups",
+        metric,
+        *_changed(folder),
+        on_select=lambda: follow_pick("subgroup-chart", "group", "group"),
+        key="subgroup-chart",
+    )
+    if drawn is not None:
         st.caption(
             "With 95% bootstrap intervals. Hollow: fewer than 20 cases, whose intervals are too "
             "narrow. Click a point to see its cases below."
@@ -206,24 +218,32 @@ def _intervals(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
         return
     table = reading.predictions(folder).merge(stored, on="case_id")
     promised = float(found["settings"]["coverage"])
-    event = st.altair_chart(
-        certainty_charts.interval_chart(table), on_select="rerun", key="interval-chart"
+    event = show_kept_chart(
+        lambda: certainty_charts.interval_chart(table),
+        "intervals",
+        *_changed(folder),
+        on_select="rerun",
+        key="interval-chart",
     )
     st.caption(
         f"Bands: where {percent(promised)} of the references were promised to lie, girls and "
         "boys. Ringed: cases outside. Click a point to pick its case."
+        + charts.fewer_words(len(table))
     )
     offer_case(folder, picked(event), "interval")
     show_section(folder, "intervals", drawings=False)
-    chart = charts.subgroup_chart(
-        found["groups"],
+    drawn = show_kept_chart(
+        lambda: charts.subgroup_chart(
+            found["groups"],
+            "coverage",
+            "share of references inside",
+            ages="predicted bone age",
+            expected=promised,
+        ),
         "coverage",
-        "share of references inside",
-        ages="predicted bone age",
-        expected=promised,
+        *_changed(folder),
     )
-    if chart is not None:
-        st.altair_chart(chart)
+    if drawn is not None:
         st.caption(
             f"Dashed: the promise of {percent(promised)}. With 95% intervals (Wilson); hollow: "
             "fewer than 20 cases."
@@ -249,13 +269,14 @@ def _diagnosis(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
         return
     found = metrics["clinical"]
     show_section(folder, "clinical", drawings=False, skip=lambda block: isinstance(block, Table))
-    chart = charts.subgroup_chart(
-        found["significant_by"],
-        "significant_errors",
-        "share of significant errors",
+    drawn = show_kept_chart(
+        lambda: charts.subgroup_chart(
+            found["significant_by"], "significant_errors", "share of significant errors"
+        ),
+        "significant",
+        *_changed(folder),
     )
-    if chart is not None:
-        st.altair_chart(chart)
+    if drawn is not None:
         st.caption(
             "Share of errors above 2 standard deviations of skeletal age, with 95% intervals "
             "(Wilson); hollow: fewer than 20 cases."
@@ -276,6 +297,13 @@ def _diagnosis(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
     show_section(
         folder, "clinical", drawings=False, skip=lambda block: not isinstance(block, Table)
     )
+
+
+def _changed(folder: AnalysisFolder) -> tuple[str, int, int, int]:
+    """Return what all charts of this page depend on."""
+    names = ("metrics.json", "predictions.parquet", "intervals.parquet")
+    metrics, predictions, intervals = (reading.changed_at(folder.path / name) for name in names)
+    return str(folder.path), metrics, predictions, intervals
 
 
 _VIEWS: dict[str, tuple[str, Callable[[AnalysisFolder, Mapping[str, Any]], None]]] = {

@@ -58,11 +58,7 @@ def plain_radiograph(pixels: FloatImage) -> None:
 
 
 def _colour_bar(limit: float, opacity: float, scale: str) -> None:
-    """Draw the scale on the grey of soft tissue: opacity is part of it."""
-    grey = np.full((14, WIDTH_PX), 48, dtype=np.uint8)
-    ramp = np.tile(np.linspace(-limit, limit, WIDTH_PX, dtype=np.float32), (14, 1))
-    bar = overlay_pixels(grey, ramp, limit, opacity=opacity, smoothing_px=0, size_px=WIDTH_PX)
-    _image(bar, WIDTH_PX)
+    st.image(_bar_png(limit, opacity), width=WIDTH_PX, output_format="PNG")
     exponent = 0 if limit >= 0.1 else 3 * math.floor(math.log10(limit) / 3)
     power = "" if exponent == 0 else f" × 10{str(exponent).translate(_SUPERSCRIPTS)}"
     end = f"{limit / 10**exponent:.3g}"
@@ -70,6 +66,14 @@ def _colour_bar(limit: float, opacity: float, scale: str) -> None:
         for words in (f"← younger (−{end})", "0", f"(+{end}) older →"):
             st.caption(words, width="content")
     st.caption(f"Months per pixel{power}, smoothed over {SMOOTHING_PX:g} px; {scale}.")
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def _bar_png(limit: float, opacity: float) -> bytes:
+    """Draw the scale on the grey of soft tissue: opacity is part of it."""
+    grey = np.full((14, WIDTH_PX), 48, dtype=np.uint8)
+    ramp = np.tile(np.linspace(-limit, limit, WIDTH_PX, dtype=np.float32), (14, 1))
+    return _png(overlay_pixels(grey, ramp, limit, opacity=opacity, smoothing_px=0))
 
 
 def activations(image: Grey, maps: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -97,10 +101,15 @@ def _glow(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 
 def _image(pixels: npt.NDArray[np.uint8], width: int | Literal["stretch"]) -> None:
-    """Show pixels without loss, packed fast rather than small."""
+    """Show pixels without loss."""
+    st.image(_png(pixels), width=width, output_format="PNG")
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Return pixels as PNG, packed fast rather than small."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    st.image(buffer.getvalue(), width=width, output_format="PNG")
+    return buffer.getvalue()
 
 
 def neighbour_row(table: pd.DataFrame, pixels: Mapping[str, Grey]) -> None:

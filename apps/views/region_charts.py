@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import math
+
 import altair as alt
 import numpy as np
 import pandas as pd
 
 from apps.views.charts import NEUTRAL
+from apps.views.drawn import show_kept_chart
 from boneage_xai.figures.style import OLDER_COLOUR, YOUNGER_COLOUR
 from boneage_xai.regions.removable import control_of
 
+_REGION_COLUMNS = ["region", "signed_months", "absolute_months", "area_fraction", "text"]
+_STEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 
-def region_chart(regions: pd.DataFrame, title: str) -> alt.LayerChart:
-    """Draw the signed months of each region of one case or their mean, largest on top."""
+
+def region_table(regions: pd.DataFrame) -> pd.DataFrame:
+    """Return one case's regions, or their means, as they are drawn: largest on top."""
     frame = regions.assign(
         region=regions["region"].str.replace("_", " "),
         magnitude=regions["signed_months"].abs(),
         text=[f"{value:+.1f}".replace("-", "−") for value in regions["signed_months"]],
     )
-    order = list(frame.sort_values("magnitude", ascending=False)["region"])
-    reach = 1.35 * float(frame["magnitude"].max() or 1.0)
-    y = alt.Y("region:N", sort=order, title=None, axis=alt.Axis(labelLimit=220))
+    return frame.sort_values("magnitude", ascending=False)[_REGION_COLUMNS]
+
+
+def region_reach(table: pd.DataFrame) -> float:
+    """Return where the scale for a region table ends, in months, with room for the numbers.
+
+    The same few ends for all cases: bars can be compared from one to the next, and a page that
+    goes to the next case has no chart to set up anew.
+    """
+    least = 1.35 * float(table["signed_months"].abs().max() or 1.0)
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(step * power for step in _STEPS if step * power >= least)
+
+
+def region_chart(table: pd.DataFrame, title: str) -> alt.LayerChart:
+    """Draw the signed months of each region of a region table; length and scale alone shape it."""
+    reach, frame = region_reach(table), table
+    # In the order of the table.
+    y = alt.Y("region:N", sort=None, title=None, axis=alt.Axis(labelLimit=220))
     x = alt.X(
         "signed_months:Q",
         title=title,
@@ -52,6 +74,19 @@ def region_chart(regions: pd.DataFrame, title: str) -> alt.LayerChart:
         + younger.mark_text(align="right", dx=-4, color=NEUTRAL)
     ).properties(height=26 * len(frame) + 50)
     return chart
+
+
+def show_regions(table: pd.DataFrame) -> None:
+    """Show what each region of a region table adds to the prediction of one case."""
+    title = "younger  ←  months  →  older"
+    show_kept_chart(
+        lambda: region_chart(table, title),
+        "regions",
+        title,
+        len(table),
+        region_reach(table),
+        table=table,
+    )
 
 
 def erased_chart(table: pd.DataFrame) -> alt.LayerChart:

@@ -276,7 +276,7 @@ def _months_by_region(folder: AnalysisFolder, explained: AttributedMap, regions:
     )
     table: pd.DataFrame = months_by_region(explained.map_months, regions)
     st.markdown("**What each region of the hand adds**")
-    st.altair_chart(region_charts.region_chart(table, "younger  ←  months  →  older"))
+    region_charts.show_regions(region_charts.region_table(table))
 
 
 def _not_found(found: HandRegions) -> None:

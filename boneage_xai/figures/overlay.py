@@ -67,7 +67,7 @@ def overlay_pixels(
             f"overlay: expected one map for one image, found {image.shape} and {map_months.shape}"
         )
     factor = size_px / max(image.shape)
-    grey = np.clip(zoom(image / 255.0, factor, order=1), 0.0, 1.0)
+    grey = np.clip(zoom(np.float32(image / 255.0), factor, order=1), 0.0, 1.0)
     shown = zoom(smoothed_months(map_months[None], smoothing_px)[0], factor, order=1)
     return laid_over(grey, shown, limit_months, opacity=opacity)
 
@@ -90,8 +90,13 @@ def laid_over(
     Returns:
         (H, W, 3) RGB; where the map is 0 the image is as it was.
     """
-    colours = signed_colormap(strongest_alpha=opacity)(
-        np.clip(shown_months / limit_months, -1.0, 1.0) / 2.0 + 0.5
-    )
-    blended = grey[..., None] * (1.0 - colours[..., 3:]) + colours[..., :3] * colours[..., 3:]
-    return np.asarray(np.round(255.0 * blended), dtype=np.uint8)
+    colormap = signed_colormap(strongest_alpha=opacity)
+    # Blended per colour of the map rather than per pixel: what hides the grey, and what is added.
+    entries = np.asarray(colormap(np.arange(colormap.N)), dtype=np.float32)
+    added = 255.0 * entries[:, :3] * entries[:, 3:]
+    through = 255.0 * (1.0 - entries[:, 3])
+    place = (np.clip(shown_months / limit_months, -1.0, 1.0) / 2.0 + 0.5) * colormap.N
+    place = np.nan_to_num(place, nan=colormap.N / 2)
+    entry = np.minimum(place.astype(np.int32), colormap.N - 1)
+    blended = (np.float32(grey) * through[entry])[..., None] + added[entry]
+    return np.asarray(np.round(blended), dtype=np.uint8)
