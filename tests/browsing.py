@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ import apps.dashboard as dashboard
 
 
 @contextmanager
-def serving(folder: Path, cwd: Path) -> Iterator[tuple[str, int]]:
-    """Yield the address and the process id of a dashboard on a folder."""
+def serving(
+    folder: Path, cwd: Path, program: Sequence[str] = ("-m", "streamlit")
+) -> Iterator[tuple[str, int]]:
+    """Yield the address and the process id of a dashboard on a folder, served by a program."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "streamlit", "run", str(dashboard.__file__)]
+    command = [sys.executable, *program, "run", str(dashboard.__file__)]
     command += ["--server.port", str(port), "--server.address", "127.0.0.1"]
     command += ["--server.headless", "true", "--browser.gatherUsageStats", "false"]
     with (cwd / "server.log").open("wb") as log:
