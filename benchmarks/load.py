@@ -69,13 +69,16 @@ const drawn = () => {
 const before = turn === 0 ? null : shown();
 const began = performance.now();
 if (turn > 0) clicked().click();
-let since = null, last = began;
+// Drawing holds up the page's own thread, but so does a machine that is busy with others: only the
+// first gaps count as drawing.
+let since = null, last = began, gaps = 0;
 const look = () => {
   const now = performance.now(), late = now - last > 120;
   last = now;
   const there = shown();
-  if (there === '' || there === before || !drawn()) since = null;
-  else if (since === null || late) since = now;
+  if (there === '' || there === before || !drawn()) { since = null; gaps = 0; }
+  else if (since === null) since = now;
+  else if (late && gaps < 3) { since = now; gaps += 1; }
   else if (now - since > 250) return done(since - began);
   setTimeout(look, 40);
 };
