@@ -174,7 +174,9 @@ def damage(paths: WorkPaths, how: str) -> None:
     if how == "truncated":
         part.write_bytes(part.read_bytes()[:-40])
     elif how == "changed":
-        part.write_text(part.read_text().replace("100", "101", 1))
+        text = part.read_text()
+        at = next(place for place, letter in enumerate(text) if letter.isdigit())
+        part.write_text(f"{text[:at]}{(int(text[at]) + 1) % 10}{text[at + 1 :]}")
     elif how == "of another block":
         part.write_bytes((paths.parts / "000000.json").read_bytes())
     elif how == "without a map":
