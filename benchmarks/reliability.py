@@ -150,13 +150,17 @@ def faults(found: Found) -> Iterator[str]:
 def load(found: Found) -> Iterator[str]:
     sessions, minutes = found["sessions"], f"{found['minutes']:g}"
     yield "## Many readers"
-    yield f"`python benchmarks/load.py --sessions {sessions} --minutes {minutes}`"
+    pauses = [f"{found[f'{end}_pause_seconds']:g}" for end in ("least", "most")]
+    yield (
+        f"`python benchmarks/load.py --sessions {sessions} --minutes {minutes} "
+        f"--least-pause {pauses[0]} --most-pause {pauses[1]}`"
+    )
     yield ""
     yield (
         f"{sessions} headless browsers read one analysis of {found['cases']:,} cases for {minutes} "
         "minutes, on the machine of the server. The clock begins when all pages are open and "
-        f"drawn; between two interactions a reader thinks {found['least_pause_seconds']:g} to "
-        f"{found['most_pause_seconds']:g} seconds. {found['interactions']:,} changes of case or "
+        f"drawn; between two interactions a reader thinks {pauses[0]} to "
+        f"{pauses[1]} seconds. {found['interactions']:,} changes of case or "
         f"view, {found['failed']} failed: median {found['median_seconds']:.1f} s, 95th percentile "
         f"{found['p95_seconds']:.1f} s from the click until the page has settled, of which the "
         f"script in the server runs {found['server_median_seconds']:.2f} s (95th percentile "
