@@ -334,7 +334,7 @@ def main() -> None:
         folder = Path(name)
         write_cases(options, folder)
         write_references(options, folder)
-        for _ in range(options.repeats):
+        for repeat in range(options.repeats):
             for arm, results in found.items():
                 extra = (
                     ["--tuned", json.dumps(results[0]["tuned"])]
@@ -342,6 +342,8 @@ def main() -> None:
                     else []
                 )
                 results.append(in_own_process(arm, folder, arguments + extra))
+                speed = results[-1]["cases_per_second"]
+                print(f"run {repeat + 1}, {arm}: {speed:.3f} cases/s", file=sys.stderr, flush=True)
     report(found)
 
 

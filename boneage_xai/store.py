@@ -3,6 +3,8 @@
 A file is written under a temporary name beside its target and then renamed, so a reader
 never sees half of it, also after a kill. Only open formats are used: JSON, CSV, Parquet,
 Zarr, safetensors. Nothing is pickled and nothing is executed on load.
+
+Longer than most modules, because every file of an analysis has its reader here.
 """
 
 from __future__ import annotations
