@@ -122,6 +122,9 @@ def faults(found: Found) -> Iterator[str]:
         "be told in one sentence, without a traceback; a killed process says nothing."
     )
     yield ""
+    if earlier := found.get("earlier"):
+        yield earlier
+        yield ""
     kinds = list(dict.fromkeys(row["fault"] for row in rows))
 
     def bad(kind: str, key: str) -> int:
