@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
@@ -68,6 +69,7 @@ def _seeds(kind: str, home: Path) -> Iterator[bytes]:
 
         yield from folder_seeds(home)
         return
+    from tests.corpus.codestreams import codestream_items
     from tests.corpus.dicoms import dicom_items
     from tests.corpus.pictures import picture_items
     from tests.corpus.tables import table_items
@@ -77,7 +79,7 @@ def _seeds(kind: str, home: Path) -> Iterator[bytes]:
         "table": table_items,
         "workbook": workbook_items,
         "image": picture_items,
-        "dicom": dicom_items,
+        "dicom": lambda: chain(dicom_items(), codestream_items()),
     }[kind]
     for item in items():
         damaged = "truncated" in item.family or "bit-flipped" in item.family

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.pixels.utils import pixel_array
 
+from boneage_xai.data.pixel_decoding import stored_values
 from boneage_xai.types import FloatImage
 
 FloatArray = npt.NDArray[np.float64]
@@ -37,7 +37,7 @@ def grey(dataset: FileDataset) -> FloatImage:
     """
     # Unused bits of unsigned pixels are 0, else the header lies about the bits; pydicom would
     # clear them. Signed ones need it to extend the sign.
-    stored = pixel_array(dataset, correct_unused_bits=_is_signed(dataset))
+    stored, _ = stored_values(dataset, correct_unused_bits=_is_signed(dataset))
     # In strips of rows: in float64 a whole film would take gigabytes.
     n_rows = max(1, _STRIP_PIXELS // max(1, stored.shape[1]))
     pixels = np.empty(stored.shape[:2], dtype=np.float32)

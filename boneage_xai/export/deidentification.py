@@ -15,13 +15,13 @@ from typing import Any
 
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.pixels.utils import pixel_array
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from boneage_xai import __version__
 from boneage_xai.data.dicom_child import age_months_of
+from boneage_xai.data.pixel_decoding import stored_values
 from boneage_xai.export.confidentiality_profile import action_on
 
 _DUMMY_TEXT = "REMOVED"
@@ -172,12 +172,11 @@ def _renamed(value: Any, pseudonyms: Pseudonyms) -> Any:
 def _store_pixels_anew(dataset: FileDataset) -> None:
     """Keep the pixels alone: compressed pictures have comments, and others may have more bytes."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated:
-        dataset.decompress(generate_instance_uid=False)
-    elif syntax == ExplicitVRBigEndian:
-        stored = pixel_array(dataset, raw=True, correct_unused_bits=False)
-        dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
-        if stored.ndim == 3:
+    if syntax.is_encapsulated or syntax == ExplicitVRBigEndian:
+        values, interpretation = stored_values(dataset, correct_unused_bits=syntax.is_encapsulated)
+        dataset.PixelData = values.astype(values.dtype.newbyteorder("<")).tobytes()
+        dataset.PhotometricInterpretation = interpretation
+        if values.ndim == 3:
             dataset.PlanarConfiguration = 0
     n_bits = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel)
     n_bytes = (n_bits * int(dataset.BitsAllocated) + 7) // 8

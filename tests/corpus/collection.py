@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .codestreams import codestream_items
 from .dicoms import dicom_items
 from .items import Item
 from .pictures import picture_items
@@ -16,6 +17,7 @@ def every_item() -> Iterator[Item]:
     """Yield every item, drawn and written anew: none is kept as a file."""
     yield from picture_items()
     yield from dicom_items()
+    yield from codestream_items()
     yield from table_items()
     yield from workbook_items()
     yield from stored_items()

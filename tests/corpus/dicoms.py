@@ -21,13 +21,12 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
-    JPEGBaseline8Bit,
     JPEGLSLossless,
     RLELossless,
 )
 
 from .items import Item, Picture, Plausible, Refused, damaged
-from .phantom_pictures import encoded, grey8, stored, truth
+from .phantom_pictures import stored, truth
 
 _UID = "1.2.826.0.1.3680043.8.498.1"
 
@@ -260,15 +259,6 @@ def _syntaxes() -> Iterator[Item]:
     group = struct.unpack("<I", whole[140:144])[0] - length
     unnamed = whole[:140] + struct.pack("<I", group) + whole[144:at] + whole[at + length :]
     yield Item(family, "unnamed.dcm", unnamed, Picture(truth(12)), Refused())
-    jpeg = data_set(stored(8), 8)
-    jpeg.PixelData = encapsulate([encoded(grey8(), "JPEG", quality=95)])
-    jpeg["PixelData"].is_undefined_length = True
-    near = Picture(truth(8), most=0.25, mean=0.02)
-    yield Item(family, "jpeg.dcm", content_of(jpeg, JPEGBaseline8Bit), near)
-    jpeg.PixelData = encapsulate([encoded(grey8(), "PNG")])
-    yield Item(family, "png-inside.dcm", content_of(jpeg, JPEGBaseline8Bit), refusal=Refused())
-    jpeg.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
-    yield Item(family, "hollow-jpeg.dcm", content_of(jpeg, JPEGBaseline8Bit), refusal=Refused())
 
 
 def _bombs() -> Iterator[Item]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from corpus.__main__ import long_table
+from corpus.codestreams import codestream_items
 from corpus.collection import every_item
 from corpus.dicoms import dicom_items
 from corpus.items import Item, Outcome, Picture, Refused, Rows, complaint
@@ -35,7 +36,8 @@ def test_every_item_is_read_right_or_refused_in_one_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    "items", [picture_items, dicom_items, table_items, workbook_items, stored_items]
+    "items",
+    [picture_items, dicom_items, codestream_items, table_items, workbook_items, stored_items],
 )
 def test_the_corpus_is_the_same_each_time(items: Callable[[], Iterator[Item]]) -> None:
     # The file formats note the time to two seconds.
