@@ -12,6 +12,8 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
@@ -93,8 +95,20 @@ def figure_bytes(
         The file's bytes.
     """
     buffer = io.BytesIO()
-    metadata = {"Date": None} if file_format == "svg" else {"Software": None}
-    figure.savefig(buffer, format=file_format, dpi=dpi, metadata=metadata)
+    canvas: Any
+    dpi_before, canvas_before = figure.dpi, figure.canvas
+    # Figure.savefig would draw twice, the first time for the layout, which a drawing makes anyway.
+    try:
+        figure.set_dpi(dpi)
+        if file_format == "svg":
+            canvas = FigureCanvasSVG(figure)
+            canvas.print_svg(buffer, metadata={"Date": None})
+        else:
+            canvas = FigureCanvasAgg(figure)
+            canvas.print_png(buffer, metadata={"Software": None})
+    finally:
+        figure.set_canvas(canvas_before)
+        figure.set_dpi(dpi_before)
     return buffer.getvalue()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import threading
 from pathlib import Path
 
@@ -83,6 +84,22 @@ def test_same_figure_same_bytes(file_format: str, head: bytes) -> None:
     one, two = (figure_bytes(picture(), file_format, dpi=50) for _ in range(2))  # type: ignore[arg-type]
     assert one.startswith(head)
     assert one == two
+
+
+@pytest.mark.parametrize(
+    ("file_format", "metadata"), [("png", {"Software": None}), ("svg", {"Date": None})]
+)
+def test_bytes_are_those_that_matplotlib_saves(file_format: str, metadata: dict[str, None]) -> None:
+    @styled
+    def saved(figure: Figure) -> bytes:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=file_format, dpi=50, metadata=metadata)
+        return buffer.getvalue()
+
+    figure = picture()
+    canvas, dpi = figure.canvas, figure.dpi
+    assert figure_bytes(figure, file_format, dpi=50) == saved(picture())  # type: ignore[arg-type]
+    assert (figure.canvas, figure.dpi) == (canvas, dpi)
 
 
 def test_png_is_report_width_times_resolution() -> None:
