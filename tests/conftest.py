@@ -13,6 +13,9 @@ from trained_runs import image_run, sex_run
 
 __all__ = ["image_run", "sex_run"]
 
+# Its assertions shall show what they compared, as those of the tests do.
+pytest.register_assert_rewrite("folder_machine")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
