@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Each test worker computes on one core.
+# Each test worker computes on one core, and takes neighbouring tests, which share what they need.
+# Threads of torch that have nothing to do sleep: by default they keep a core busy for a while.
 WORKERS ?= auto
 
 .PHONY: install demo test lint types contracts tests format security docs clean
@@ -37,7 +38,7 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 tests: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
