@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from scipy import ndimage
 
 from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.errors import ConfigError
-from boneage_xai.phantom.cohorts import draw_cases
+from boneage_xai.phantom.cohorts import PhantomCase, draw_cases
 from boneage_xai.phantom.faults import Planted
 from boneage_xai.phantom.growth import median_hand, sample_hand
 from boneage_xai.phantom.redrawing import draw_at_age, draw_with_region_ages
-from boneage_xai.phantom.rendering import draw, render
+from boneage_xai.phantom.rendering import Drawing, draw, render
 from boneage_xai.phantom.sensitivity import age_sensitivity
 from boneage_xai.phantom.settings import PhantomSettings
 from boneage_xai.phantom.windows import grow, join, mirror, overlap, whole
@@ -25,13 +26,21 @@ from boneage_xai.types import Sex
 PLANTED = Planted(marker_grey=0.8, border_grey=0.9, lift=0.1)
 
 
+@cache
+def _drawings(side: str) -> list[tuple[PhantomCase, Drawing]]:
+    on = PhantomSettings(side=side)  # type: ignore[arg-type]
+    return [
+        (case, draw(case.hand, on, case.seed, planted=PLANTED))
+        for case in draw_cases(5, seed=11, ages="uniform")
+    ]
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("region", AGE_REGIONS)
 def test_a_moved_region_is_that_of_the_whole_rendering(region: str, side: str) -> None:
     on = PhantomSettings(side=side)  # type: ignore[arg-type]
     changed = 0
-    for case in draw_cases(5, seed=11, ages="uniform"):
-        drawing = draw(case.hand, on, case.seed, planted=PLANTED)
+    for case, drawing in _drawings(side):
         for age in (max(case.hand.age_months - 12, 0.0), case.hand.age_months + 12):
             ages = {region: age}
             slow = render(case.hand, on, case.seed, ages, planted=PLANTED).pixels

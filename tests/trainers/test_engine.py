@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from apps.cli import main
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import CheckpointError, ConfigError, DataError
 from boneage_xai.models.checkpoint import load_run, read_manifest
@@ -194,7 +195,7 @@ def test_a_moved_training_still_knows_its_best_epoch(
 
 
 def test_a_killed_process_resumes_to_the_same_weights(
-    finished: Path, phantoms: Path, tmp_path: Path
+    finished: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "apps.cli", "train", "demo", "--data", str(phantoms)]
@@ -211,7 +212,10 @@ def test_a_killed_process_resumes_to_the_same_weights(
     process.kill()
     _, stderr = process.communicate()
     assert history.is_file(), stderr.decode()
-    subprocess.run([*command, "--resume"], check=True, capture_output=True, timeout=200)
+    monkeypatch.setattr(sys, "argv", ["boneage-xai", *command[3:], "--resume"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
     whole = load_run(finished / "run").network.state_dict()
     resumed = load_run(out).network.state_dict()
     assert all(torch.allclose(resumed[key], value, atol=1e-6) for key, value in whole.items())
