@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import zlib
 from collections.abc import Mapping
 from typing import Literal
 
@@ -108,7 +109,7 @@ def _image(pixels: npt.NDArray[np.uint8], width: int | Literal["stretch"]) -> No
 def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
     """Return pixels as PNG, packed fast rather than small."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
     return buffer.getvalue()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import zoom
+from PIL import Image
 
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.attribution import SMOOTHING_PX, shared_limit_months, smoothed_months
@@ -67,9 +67,16 @@ def overlay_pixels(
             f"overlay: expected one map for one image, found {image.shape} and {map_months.shape}"
         )
     factor = size_px / max(image.shape)
-    grey = np.clip(zoom(np.float32(image / 255.0), factor, order=1), 0.0, 1.0)
-    shown = zoom(smoothed_months(map_months[None], smoothing_px)[0], factor, order=1)
+    grey = _resized(image.astype(np.float32) / np.float32(255), factor)
+    shown = _resized(smoothed_months(map_months[None], smoothing_px)[0], factor)
     return laid_over(grey, shown, limit_months, opacity=opacity)
+
+
+def _resized(values: npt.NDArray[np.floating[Any]], factor: float) -> npt.NDArray[np.float32]:
+    """Return values (H, W) as many times larger or smaller, linear in between."""
+    height, width = (max(1, round(factor * side)) for side in values.shape)
+    resized = Image.fromarray(np.float32(values)).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.float32)
 
 
 def laid_over(
@@ -95,8 +102,12 @@ def laid_over(
     entries = np.asarray(colormap(np.arange(colormap.N)), dtype=np.float32)
     added = 255.0 * entries[:, :3] * entries[:, 3:]
     through = 255.0 * (1.0 - entries[:, 3])
-    place = (np.clip(shown_months / limit_months, -1.0, 1.0) / 2.0 + 0.5) * colormap.N
+    place = (np.clip(np.float32(shown_months / limit_months), -1.0, 1.0) / 2.0 + 0.5) * colormap.N
     place = np.nan_to_num(place, nan=colormap.N / 2)
     entry = np.minimum(place.astype(np.int32), colormap.N - 1)
-    blended = (np.float32(grey) * through[entry])[..., None] + added[entry]
-    return np.asarray(np.round(blended), dtype=np.uint8)
+    left = np.float32(grey) * through.take(entry)
+    blended = np.empty((*left.shape, 3), dtype=np.uint8)
+    # A colour at a time: what is worked on stays small.
+    for channel in range(3):
+        blended[..., channel] = np.round(left + added[:, channel].take(entry))
+    return blended

@@ -276,6 +276,23 @@ def test_overlay_shows_the_sign() -> None:
     np.testing.assert_array_equal(shown[1, 1], [100, 100, 100])
 
 
+@pytest.mark.parametrize("size_px", [30, 96])
+def test_an_overlay_of_another_size_keeps_places(size_px: int) -> None:
+    image = np.zeros((48, 48), dtype=np.uint8)
+    map_months = np.zeros((48, 48), dtype=np.float32)
+    image[8:16, 30:42] = 200
+    map_months[20:28, 4:10] = 2.0
+    grey, orange = (
+        overlay_pixels(image, one, 1.0, smoothing_px=0, opacity=opacity, size_px=size_px)
+        for one, opacity in ((map_months, 0.0), (map_months, 0.9))
+    )
+    added = (orange.astype(float) - grey)[..., 0]
+    places = np.indices((size_px, size_px)) + 0.5
+    for weights, middle in ((grey[..., 0].astype(float), (12, 36)), (added, (24, 7))):
+        found = (places * weights).sum((1, 2)) / weights.sum() * 48 / size_px
+        np.testing.assert_allclose(found, middle, atol=0.1)
+
+
 def test_overlay_refuses_shapes_that_differ() -> None:
     with pytest.raises(ReportError, match="one map for one image"):
         overlay_pixels(np.zeros((4, 4), np.uint8), np.zeros((5, 4), np.float32), 1.0)
