@@ -89,7 +89,7 @@ def _asked(
 ) -> tuple[Mapping[Hashable, Any], str, float]:
     """Ask for case, method and opacity."""
     labels = reading.case_labels(folder)
-    methods = list(dict.fromkeys(found["method"]))
+    methods = [str(name) for name in found["method"].unique()]
     first = preferred_method(methods)
     methods = [first, *(name for name in methods if name != first)]
     matching = _matching(labels) if len(labels) > _MOST_LISTED else []

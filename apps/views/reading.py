@@ -15,6 +15,7 @@ import pandas as pd
 import streamlit as st
 
 from boneage_xai.store import CONTROL_FOLDER, NEIGHBOUR_TABLE, AnalysisFolder, read_table
+from boneage_xai.stored_maps import StoredMaps
 from boneage_xai.types import RegionMap
 from reports.examples import attributed_cases
 from reports.wording import SEX_WORDS, months
@@ -95,10 +96,15 @@ def profile_changes(folder: AnalysisFolder) -> tuple[int, ...]:
     )
 
 
+def maps(folder: AnalysisFolder) -> StoredMaps | None:
+    """Return the maps, opened once for all sessions; None before ``attribute``."""
+    return _maps(str(folder.path), maps_changed(folder))
+
+
 def layers(folder: AnalysisFolder) -> list[str]:
     """Return the layers that have activation maps."""
-    maps = folder.maps()
-    recorded: Any = [] if maps is None else maps.attrs.get("layers", [])
+    found = maps(folder)
+    recorded: Any = [] if found is None else found.attrs.get("layers", [])
     return [str(layer) for layer in recorded]
 
 
@@ -109,10 +115,10 @@ def case_array(folder: AnalysisFolder, name: str, row: int) -> npt.NDArray[Any]:
 
 def case_regions(folder: AnalysisFolder, case_id: str, row: int) -> RegionMap | None:
     """Return the stored region map of a case on the input grid, None where it has none."""
-    maps = folder.maps()
-    if maps is None or "regions" not in maps:
+    found = maps(folder)
+    if found is None or "regions" not in found:
         return None
-    attributes = maps["regions"].attrs
+    attributes = found["regions"].attrs
     having: Any = attributes.get("case_ids", [])
     if case_id not in having:
         return None
@@ -225,15 +231,20 @@ def _table(
     return read_table(file, columns) if file.is_file() else None
 
 
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _maps(path: str, changed: int) -> StoredMaps | None:
+    return AnalysisFolder.open(Path(path)).maps()
+
+
 @st.cache_data(show_spinner=False, max_entries=64)
 def _case_array(path: str, name: str, row: int, changed: int) -> npt.NDArray[Any]:
-    maps = AnalysisFolder.open(Path(path)).maps()
-    array: Any = maps[name] if maps is not None else []
+    found = _maps(path, changed)
+    array: Any = found[name] if found is not None else []
     return np.asarray(array[row])
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
 def _map_rows(path: str, changed: int) -> dict[str, int]:
-    maps = AnalysisFolder.open(Path(path)).maps()
-    ids: Any = [] if maps is None else maps.attrs.get("case_ids", [])
+    found = _maps(path, changed)
+    ids: Any = [] if found is None else found.attrs.get("case_ids", [])
     return {str(case_id): row for row, case_id in enumerate(ids)}
