@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,7 +13,7 @@ from apps.views.cards import EVALUATE, cards, missing
 from apps.views.drawn import show_kept_chart
 from apps.views.links import linked_choice, plain
 from apps.views.picked import CASE_COLUMNS, follow_pick, offer_case, offer_cases, ordered, picked
-from apps.views.sections import section_there, show_section
+from apps.views.sections import WIDTH_PX, figure_png, section_there, show_section
 from boneage_xai.analysis.subgroups import age_bin_indices
 from boneage_xai.store import AnalysisFolder
 from reports.blocks import Table
@@ -84,7 +84,7 @@ def _errors(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
         for sentence in sentences_on_errors(metrics, run_name(folder)):
             st.markdown(plain(sentence))
     st.subheader("Beside baselines and quoted values")
-    st.image(_baselines_png(dict(metrics), run_name(folder)))
+    st.image(_baselines_png(metrics, run_name(folder), _changed(folder)), width=WIDTH_PX)
     st.subheader("The largest errors")
     offer_cases(folder, ordered(reading.predictions(folder), "error_months"), "largest")
 
@@ -317,9 +317,8 @@ _VIEWS: dict[str, tuple[str, Callable[[AnalysisFolder, Mapping[str, Any]], None]
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
-def _baselines_png(metrics: dict[str, Any], name: str) -> bytes:
+def _baselines_png(_metrics: Mapping[str, Any], name: str, changed: tuple[Hashable, ...]) -> bytes:
     # What draws takes a second to import, which the numbers above need not wait for.
     from boneage_xai.figures.performance import mae_against_baselines
-    from boneage_xai.figures.style import figure_bytes
 
-    return figure_bytes(mae_against_baselines(metrics, name))
+    return figure_png(mae_against_baselines(_metrics, name), WIDTH_PX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -14,8 +15,10 @@ from apps.views.links import plain
 from boneage_xai.store import AnalysisFolder
 from reports.blocks import Block, Drawing, Headline, Table, Text
 
-_DPI = 130
-_WIDTH_PX, _NARROW_PX = 940, 680
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH_PX, _NARROW_PX = 940, 680
 _ROWS_SHOWN = 12
 
 
@@ -26,6 +29,13 @@ class Picture:
     png: bytes
     caption: str
     narrow: bool
+
+
+def figure_png(figure: Figure, width_px: int) -> bytes:
+    """Return a figure in the size it is shown in; Streamlit would shrink it for each session."""
+    from boneage_xai.figures.style import figure_bytes
+
+    return figure_bytes(figure, dpi=width_px / float(figure.get_size_inches()[0]))
 
 
 def section_there(folder: AnalysisFolder, name: str) -> bool:
@@ -56,7 +66,7 @@ def show_section(
         elif isinstance(block, Headline):
             cards([(one.label, one.value, one.detail) for one in block.numbers])
         elif isinstance(block, Picture):
-            st.image(block.png, width=_NARROW_PX if block.narrow else _WIDTH_PX)
+            st.image(block.png, width=_NARROW_PX if block.narrow else WIDTH_PX)
             st.caption(plain(block.caption))
     if tables := [block for block in kept if isinstance(block, Table)]:
         _tables(tables)
@@ -109,9 +119,8 @@ def _blocks(
 
 def _kept(block: Block) -> Block | Picture:
     if isinstance(block, Drawing):
-        from boneage_xai.figures.style import figure_bytes
-
-        return Picture(figure_bytes(block.draw(), dpi=_DPI), block.caption, block.narrow)
+        width_px = _NARROW_PX if block.narrow else WIDTH_PX
+        return Picture(figure_png(block.draw(), width_px), block.caption, block.narrow)
     if isinstance(block, Table):
         return Table(block.caption, block.columns, block.rows, words=block.words)
     return block
