@@ -132,8 +132,9 @@ def interval_chart(table: pd.DataFrame) -> alt.LayerChart:
         edge = band.mark_line(color=SEX_COLOURS[code], strokeWidth=1.5, strokeDash=dash)
         bands += [edge.encode(y=alt.Y(f"{end}:Q", title=title)) for end in ("below", "above")]
     y = alt.Y("beyond_months:Q", title=title)
+    missed = ~frame["covered"].astype(bool)
     outside = (
-        alt.Chart(frame[~frame["covered"].astype(bool)])
+        alt.Chart(frame.loc[missed, ["predicted_months", "beyond_months"]])
         .mark_point(color=VERMILLION, size=150, strokeWidth=2)
         .encode(x=x, y=y)
     )

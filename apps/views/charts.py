@@ -37,8 +37,8 @@ PICKED = "picked"
 # Readable on the light and on the dark page.
 NEUTRAL = "#7D7D7D"
 _BIN_MONTHS = 6
-MOST_POINTS = 4_000
-_LARGEST = 1_000
+MOST_POINTS = 2_000
+_LARGEST = 500
 
 
 def sex_colour() -> alt.Color:
@@ -64,8 +64,10 @@ def case_points(
 ) -> alt.Chart:
     """Draw a point per case, its sex by colour and shape; a click picks the case."""
     picked = alt.selection_point(name=PICKED, fields=["case_id"])
+    # Every column is sent to the page, and becomes part of each point there.
+    shown = dict.fromkeys(_field(one) for one in (x, y, *tooltip))
     chart: alt.Chart = (
-        alt.Chart(named(frame))
+        alt.Chart(named(frame)[list({"case_id": None, "sex_name": None} | shown)])
         .mark_point(
             filled=True, strokeWidth=0, size=float(np.clip(60_000 / max(len(frame), 1), 14, 64))
         )
@@ -82,10 +84,14 @@ def case_points(
     return chart
 
 
+def _field(encoding: Any) -> str:
+    return str(encoding.shorthand).rpartition(":")[0]
+
+
 def fewer_points(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the cases that a chart has a point for: all of them, or what a browser draws in time.
 
-    Of more than 4,000 the 1,000 with the largest errors are kept, and others evenly spaced.
+    Of more than 2,000 the 500 with the largest errors are kept, and others evenly spaced.
     """
     if len(frame) <= MOST_POINTS:
         return frame

@@ -85,9 +85,10 @@ def specification(chart: Chart) -> Specification:
             part.data = alt.NamedData(name=names[id(frame)])
     spec: Specification = shown.to_dict(validate=False)
     # Altair's own look; Streamlit has one, too.
-    if chart.config is alt.Undefined:
-        spec.pop("config", None)
-    return {**spec, "datasets": datasets}
+    config = {} if chart.config is alt.Undefined else spec.get("config", {})
+    # Descriptions of marks are for charts drawn as SVG; on Streamlit's canvas nobody can read
+    # them, and writing one for each point takes longer than drawing it.
+    return {**spec, "config": {**config, "aria": False}, "datasets": datasets}
 
 
 def _parts(chart: Any) -> Iterator[Any]:
