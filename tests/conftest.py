@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from boneage_xai.phantom.cohorts import write_cohort
 from boneage_xai.phantom.settings import PhantomSettings
@@ -34,3 +35,12 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of 40 small phantom radiographs in the RSNA layout, with region maps."""
     folder = tmp_path_factory.mktemp("phantoms") / "cohort"
     return write_cohort(folder, 40, seed=1, settings=PhantomSettings(size_px=96), workers=1)
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make figures as ever, but leave their pictures empty: to lay them out takes the longest.
+
+    For tests of what is said around figures; others look at the same figures drawn.
+    """
+    monkeypatch.setattr(Figure, "draw", lambda figure, renderer: None)

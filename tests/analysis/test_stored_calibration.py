@@ -139,6 +139,7 @@ def test_a_calibration_of_another_model_or_a_damaged_one_is_refused(
         read_calibration(run)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_command_line_from_calibration_to_a_corrected_report(
     run: TrainedRun,
     source: Path,

@@ -27,6 +27,7 @@ from reports.stress_section import stress as stress_section
 Run = Callable[..., int]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_stress(
     cli: Run, sex_run: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +107,7 @@ def test_compare_an_arm_with_the_sex_and_one_without(
     assert "expected two or more analyses" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_sex_effect(
     cli: Run,
     sex_run: Path,

@@ -71,6 +71,7 @@ def test_the_main_job(
     assert np.isfinite(girl["predicted_months"])
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_scoreboard_of_methods_on_phantoms(
     cli: Run,
     trained: Path,
@@ -105,6 +106,7 @@ def test_scoreboard_of_methods_on_phantoms(
     assert_one_sentence(capsys.readouterr().err, "found one")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_regions_are_removed_and_methods_held_against_it(
     cli: Run,
     trained: Path,

@@ -50,6 +50,7 @@ def test_every_page_opens(open_page: Any, analysis_folder: Path, page: str) -> N
     assert app.header
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("page", list(dashboard.PAGES))
 @pytest.mark.parametrize("has", ["evaluate", "attribute", "nothing"])
 def test_every_page_opens_when_a_step_is_missing(

@@ -10,6 +10,7 @@ import pytest
 Run = Callable[..., int]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_an_ensemble_is_measured_explained_and_reported(
     cli: Run,
     phantoms: Path,

@@ -21,11 +21,7 @@ from boneage_xai.store import AnalysisFolder, read_json, write_json, write_table
 from reports.commands import commands
 from reports.report import write_report
 from reports.sections import ADDED_BY, SECTIONS
-from reports.wording import (
-    baseline_sentences,
-    baseline_words,
-    months,
-)
+from reports.wording import baseline_sentences, baseline_words, months
 
 MALICIOUS = "<script>alert('x')</script>"
 
@@ -116,6 +112,7 @@ def test_csv_behind_a_figure_holds_the_data(page: Page, analysis_folder: Path) -
     assert len(page.downloads) >= 10
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_numbers_of_the_summary_are_those_of_the_metrics(page: Page, analysis_folder: Path) -> None:
     predictions = AnalysisFolder.open(analysis_folder).predictions()
     errors = predictions["predicted_months"] - predictions["reference_months"]
@@ -156,6 +153,7 @@ SECTION_OF_FILE = {
 }
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize(
     ("removed", "left_out"),
     [
@@ -278,6 +276,7 @@ def test_calibration_clinical_groups_and_intervals_say_what_their_tables_hold(
     assert total == pytest.approx(folder.predictions()["reference_months"].sum())
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_diagnoses_are_told_where_chronological_ages_are_known(analysis_folder: Path) -> None:
     frame = AnalysisFolder.open(analysis_folder).predictions()
     # A column may have any name, and its values too.
@@ -294,6 +293,7 @@ def test_diagnoses_are_told_where_chronological_ages_are_known(analysis_folder: 
     assert "not given" in page.text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_correction_is_told_with_the_cases_it_was_fitted_on(analysis_folder: Path) -> None:
     manifest = read_json(analysis_folder / "analysis.json")
     line = {"intercept_months": -2.5, "slope": 1.05}
@@ -324,6 +324,7 @@ def test_scoreboard_says_which_methods_to_believe(page: Page) -> None:
     assert len(_csv(page, "scoreboard-3.csv")) == 12
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_occlusion_answers_first_and_judges_every_method(page: Page, analysis_folder: Path) -> None:
     told = page.text.partition("Does each region matter?")[2].partition("What each region")[2]
     # Means over the six cases: 9, 2, 40, 1.5 and 4 times 1.25.
@@ -359,6 +360,7 @@ def test_interventions_are_told_with_what_they_change(page: Page) -> None:
         assert months(value, signed=True, digits=2) in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_report_says_which_baseline_and_why_it_matters(analysis_folder: Path) -> None:
     text = Page(write_report(analysis_folder).read_text(encoding="utf-8")).text
     assert "that for a black image (the baseline)" in text
@@ -374,6 +376,7 @@ def test_every_baseline_has_words(name: str) -> None:
     assert len(baseline_sentences(name)) > len(baseline_sentences("unheard-of"))
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_cases_that_did_not_converge_are_counted(analysis_folder: Path) -> None:
     table = pd.read_parquet(analysis_folder / "attributions.parquet")
     ours = table["method"] == "integrated_gradients"
@@ -387,6 +390,7 @@ def test_cases_that_did_not_converge_are_counted(analysis_folder: Path) -> None:
     assert "stayed larger than allowed" not in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_folders_of_earlier_versions_are_reported(analysis_folder: Path) -> None:
     table = pd.read_parquet(analysis_folder / "attributions.parquet")
     added = ["nodes", "converged", "precision", "sex_effect_months"]
