@@ -17,6 +17,7 @@ from reports.failure_section import failures
 from reports.groups_section import calibration, groups
 from reports.intervals_section import intervals
 from reports.intervention_section import interventions
+from reports.learning import shown_history
 from reports.occlusion_section import occlusion
 from reports.performance_sections import agreement, performance, subgroups
 from reports.profile_section import region_profiles
@@ -129,13 +130,14 @@ def training(folder: AnalysisFolder) -> Section | None:
     history = folder.history()
     if history is None or history.empty or history["val_mae_months"].isna().all():
         return None
-    # Counted from 1, as the command line does.
-    history = history.assign(epoch=history["epoch"] + 1)
+    history = shown_history(history, folder.manifest["run"])
+    kept = int(history.loc[history["kept"], "epoch"].iloc[0])
     figure = Drawing(
-        partial(learning_curve, history),
+        partial(learning_curve, history, kept),
         "Training and validation MAE per epoch",
-        "The weights analysed here are those of the epoch with the lowest validation error.",
-        history,
+        "The ring marks the epoch whose weights are analysed: that with the lowest validation "
+        "error, of those at full input size where inputs grew in stages.",
+        history.drop(columns="kept"),
     )
     return Section("training", "Training", (figure,))
 

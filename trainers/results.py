@@ -97,7 +97,9 @@ def write_results(
             "diverged; try a lower training.learning_rate"
         )
     history = read_table(out / "history.csv")
-    write_bytes(out / "learning_curve.png", figure_bytes(learning_curve(history)))
+    # Epochs are counted from 1 where people read them.
+    curve = learning_curve(history.assign(epoch=history["epoch"] + 1), best_epoch + 1)
+    write_bytes(out / "learning_curve.png", figure_bytes(curve))
     write_manifest(
         RunManifest(
             recipe_name=recipe.name,

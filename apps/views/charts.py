@@ -316,7 +316,7 @@ def age_charts(predictions: pd.DataFrame) -> list[alt.Chart]:
 
 
 def learning_chart(history: pd.DataFrame) -> alt.LayerChart:
-    """Draw training and validation MAE per epoch with the best epoch marked."""
+    """Draw training and validation MAE per epoch with the kept epoch ringed."""
     long = history.melt(
         id_vars="epoch",
         value_vars=["train_mae_months", "val_mae_months"],
@@ -326,7 +326,7 @@ def learning_chart(history: pd.DataFrame) -> alt.LayerChart:
     long = long.assign(
         part=long["part"].map({"train_mae_months": "training", "val_mae_months": "validation"})
     )
-    best = history.loc[[history["val_mae_months"].idxmin()]]
+    best = history[history["kept"]]
     lines = (
         alt.Chart(long)
         .mark_line(point=len(history) <= 60, strokeWidth=2)

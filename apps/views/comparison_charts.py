@@ -197,7 +197,7 @@ def shares_chart(regions: pd.DataFrame, names: tuple[str, str]) -> alt.LayerChar
 
 
 def runs_chart(histories: Mapping[str, pd.DataFrame], column: str, title: str) -> alt.LayerChart:
-    """Draw one curve of several trainings, the best epoch of each ringed.
+    """Draw one curve of several trainings, the kept epoch of each ringed.
 
     Args:
         histories: name of the analysis to its history, epochs counted from 1.
@@ -218,7 +218,7 @@ def runs_chart(histories: Mapping[str, pd.DataFrame], column: str, title: str) -
             {"run": name, "epoch": row["epoch"], "value": row[column]}
             for name, history in histories.items()
             if column in history
-            for row in [history.iloc[int(history["val_mae_months"].argmin())]]
+            for row in [history[history["kept"]].iloc[0]]
         ]
     )
     legend = alt.Legend(title=None, orient="top", symbolType="stroke", labelLimit=300, columns=3)

@@ -12,6 +12,7 @@ from apps.views import charts, comparison_charts, reading
 from apps.views.cards import cards
 from apps.views.links import linked_choice, plain
 from boneage_xai.store import AnalysisFolder
+from reports.learning import shown_history
 from reports.wording import months, run_name
 
 _CURVES = {
@@ -43,29 +44,29 @@ def _history(folder: AnalysisFolder) -> pd.DataFrame | None:
     history = reading.history(folder)
     if history is None or history.empty or history["val_mae_months"].isna().all():
         return None
-    # Counted from 1, as the command line does.
-    return history.assign(epoch=history["epoch"] + 1)
+    return shown_history(history, folder.manifest["run"])
 
 
 def _own(folder: AnalysisFolder, history: pd.DataFrame) -> None:
     run = folder.manifest["run"]
     learned = run.get("training") or {}
-    best = history.iloc[int(history["val_mae_months"].argmin())]
+    best = history[history["kept"]].iloc[0]
     trained, validated = (
         f"{learned[key]:,}" if key in learned else "–" for key in ("n_train", "n_validation")
     )
-    lowest = months(float(best["val_mae_months"]))
+    kept = months(float(best["val_mae_months"]))
     cards(
         [
-            ("Best validation MAE, months", lowest, f"at epoch {best['epoch']:.0f}"),
+            ("Validation MAE of the kept epoch, months", kept, f"at epoch {best['epoch']:.0f}"),
             ("Training cases", trained, ""),
             ("Validation cases", validated, ""),
         ]
     )
     st.altair_chart(charts.learning_chart(history))
     st.caption(
-        "The ring marks the epoch whose weights are analysed. Training errors are measured on "
-        "augmented radiographs while the weights still change, so the two curves need not meet."
+        "The ring marks the epoch whose weights are analysed, the best at full input size. "
+        "Training errors are measured on augmented radiographs while the weights still change, so "
+        "the two curves need not meet."
     )
     st.markdown(
         f"Recipe **{plain(str(run.get('recipe')))}** · model {plain(str(run.get('model_id')))} · "
@@ -106,7 +107,7 @@ def _beside(analyses: Mapping[str, Path]) -> None:
     st.caption("A curve per model; rings mark the epoch whose weights are analysed.")
     rows = []
     for name, history in histories.items():
-        best = history.iloc[int(history["val_mae_months"].argmin())]
+        best = history[history["kept"]].iloc[0]
         learned = folders[name].manifest["run"].get("training") or {}
         rows.append(
             {
@@ -124,7 +125,7 @@ def _beside(analyses: Mapping[str, Path]) -> None:
         hide_index=True,
         column_config={
             "best_mae_months": st.column_config.NumberColumn(
-                "best validation MAE, months", format="%.2f"
+                "validation MAE of the kept epoch, months", format="%.2f"
             ),
             "best_epoch": "at epoch",
             "n_validation": "validation cases",

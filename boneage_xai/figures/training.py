@@ -22,10 +22,11 @@ from boneage_xai.figures.style import (
 )
 
 
-def _best(history: pd.DataFrame) -> tuple[float, float]:
-    """Return epoch and MAE of the first epoch with the lowest validation MAE."""
+def _best(history: pd.DataFrame, kept: int | None = None) -> tuple[float, float]:
+    """Return epoch and MAE of the kept epoch, else of the first with the lowest validation MAE."""
     values = history["val_mae_months"].to_numpy(dtype=np.float64)
-    row = int(np.nanargmin(values))
+    rows = np.flatnonzero(history["epoch"].to_numpy() == kept)
+    row = int(rows[0] if rows.size else np.nanargmin(values))
     return float(history["epoch"].to_numpy()[row]), float(values[row])
 
 
@@ -52,11 +53,13 @@ def _finish(axes: Axes, highest: float, lowest: float) -> None:
 
 
 @styled
-def learning_curve(history: pd.DataFrame) -> Figure:
+def learning_curve(history: pd.DataFrame, kept: int | None = None) -> Figure:
     """Draw training and validation MAE per epoch with the best epoch marked.
 
     Args:
         history: epoch, train_mae_months, val_mae_months.
+        kept: the epoch whose weights were kept, where it is known; with inputs that grow it need
+            not be the one with the lowest error.
 
     Returns:
         One axes; logarithmic when the first epochs are over six times the best.
@@ -81,7 +84,7 @@ def learning_curve(history: pd.DataFrame) -> Figure:
             markersize=4,
             label=name,
         )
-    epoch, value = _best(history)
+    epoch, value = _best(history, kept)
     axes.axvline(epoch, color=VERMILLION, linewidth=1.0, linestyle=":")
     axes.plot(
         [epoch],
@@ -91,7 +94,7 @@ def learning_curve(history: pd.DataFrame) -> Figure:
         markerfacecolor="none",
         markeredgecolor=VERMILLION,
         markeredgewidth=2.0,
-        label=f"best: {value:.1f} months at epoch {epoch:g}",
+        label=f"{'best' if kept is None else 'kept'}: {value:.1f} months at epoch {epoch:g}",
     )
     both = history[["train_mae_months", "val_mae_months"]]
     _finish(axes, float(both.max().max()), float(both.min().min()))
