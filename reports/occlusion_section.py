@@ -132,8 +132,8 @@ def _answers(shown: pd.DataFrame, fill: str) -> list[str]:
     if not bones.empty:
         first, *others = bones.to_dict("records")
         sentence = (
-            f"Of the regions of bone, {_name(first['region'])} matters most: without it (region "
-            f"{FILL_WORDS.get(fill, fill)}) the prediction moves by "
+            f"Of the regions of bone, removing {_name(first['region'])} matters most: without that "
+            f"region ({FILL_WORDS.get(fill, fill)}) the prediction moves by "
             f"{_estimate(first, 'absolute_delta', signed=False)} months in the mean over "
             f"{first['n']:,} cases"
         )

@@ -26,9 +26,14 @@ from boneage_xai.analysis.stages import STAGES
 from boneage_xai.anatomy import DIP, MCP, PIP, SOFT_TISSUE
 from boneage_xai.errors import DataError, ReportError
 from boneage_xai.store import CONTROL_FOLDER, AnalysisFolder
-from reports.wording import SEX_PLURALS, method_name, months, percent
+from reports.wording import SEX_PLURALS, counted, method_name, months, percent
 
 _JOINTS = (DIP, PIP, MCP)
+_VERDICT_WORDS = {
+    AGREE: "it agrees for",
+    DIFFER: "it differs for",
+    CANNOT_TELL: "nothing can be told for",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +151,11 @@ def _expected(literature: pd.DataFrame, stage: str, sex: str) -> str:
         for verdict in (AGREE, DIFFER, CANNOT_TELL)
     }
     told = "; ".join(
-        f"{verdict} for {' and '.join(names)}" for verdict, names in by_verdict.items() if names
+        f"{_VERDICT_WORDS[verdict]} {' and '.join(names)}"
+        for verdict, names in by_verdict.items()
+        if names
     )
-    sentence = f"What readers are taught to look at: {told}."
+    sentence = f"Against what readers are taught to look at: {told}."
     if "against_control" in rows:
         idle = rows[(rows["verdict"] == AGREE) & (rows["against_control"] != MORE)]
         if len(idle):
@@ -162,15 +169,16 @@ def how_it_reads(profile: RegionProfile) -> str:
     cell = profile.cell()
     by = " and ".join(f"{number:,} by {name} age" for name, number in profile.age_sources.items())
     left = "".join(
-        f" {number:,} cases {why} were left out." for why, number in profile.left_out.items()
+        f" Left out: {counted(number, 'case')} {why}." for why, number in profile.left_out.items()
     )
     return (
-        f"{method_name(profile.method)} of {int(cell['n'].iloc[0]):,} cases, staged {by}.{left} "
-        "A region's share of the magnitude inside the hand over its share of the hand's area is "
-        "how many times more it holds than its area alone would give. One rule: an expected region "
-        "agrees where the whole 95% interval of that number lies above 1, differs where it lies "
-        f"below; else, or with fewer than {FEW_CASES} cases, nothing can be told. Magnitude says "
-        "that the network uses a region, not that it reads there what a reader would."
+        f"{method_name(profile.method)} of {counted(int(cell['n'].iloc[0]), 'case')}, staged "
+        f"{by}.{left} A region's share of the magnitude inside the hand over its share of the "
+        "hand's area is how many times more it holds than its area alone would give. One rule: "
+        "an expected region agrees where the whole 95% interval of that number lies above 1, "
+        f"differs where it lies below; else, or with fewer than {FEW_CASES} cases, nothing can be "
+        "told. Magnitude says that the network uses a region, not that it reads there what a "
+        "reader would."
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from boneage_xai.anatomy import BACKGROUND
+from boneage_xai.analysis.region_profile import OUTSIDE_HAND
+from boneage_xai.anatomy import MARKER
 from boneage_xai.regions.aggregation import summarise
 from boneage_xai.store import AnalysisFolder
-from reports.wording import baseline_words, method_name, months, percent, preferred_method
+from reports.profile_wording import region_words
+from reports.wording import baseline_words, counted, method_name, months, percent, preferred_method
 
 _NAMED_REGIONS = 3
 
@@ -19,7 +21,8 @@ def explanation_sentences(folder: AnalysisFolder) -> tuple[str, ...]:
         return ()
     method = preferred_method(list(dict.fromkeys(found["method"])))
     ours = found[found["method"] == method]
-    sentence = f"{len(ours):,} cases were explained with {method_name(method).lower()}"
+    were = "was" if len(ours) == 1 else "were"
+    sentence = f"{counted(len(ours), 'case')} {were} explained with {method_name(method).lower()}"
     gaps = ours["completeness_gap_months"].abs().dropna()
     if len(gaps):
         baseline = str(next(iter(ours["baseline"].dropna()), "baseline"))
@@ -32,24 +35,36 @@ def explanation_sentences(folder: AnalysisFolder) -> tuple[str, ...]:
     sentences = [sentence + "."]
     regions = folder.regions()
     if regions is not None and (regions["method"] == method).any():
-        sentences.append(region_sentence(regions[regions["method"] == method]))
+        sums = regions[regions["method"] == method]
+        sentences.append(region_sentence(sums, signed=bool(len(gaps))))
     return tuple(sentences)
 
 
-def region_sentence(regions: pd.DataFrame) -> str:
-    """Return which hand regions weigh most, from the rows of one method."""
+def region_sentence(regions: pd.DataFrame, *, signed: bool = False) -> str:
+    """Return which hand regions weigh most.
+
+    Args:
+        regions: the rows of one method.
+        signed: say the mean signed months of each, too, which add up where the method is complete.
+    """
     table = summarise(regions)
     total = float(table["absolute_months"].sum())
     if total <= 0:
         return "No region adds anything."
     table = table.assign(share=table["absolute_months"] / total)
-    inside = table[table["region"] != BACKGROUND].sort_values("share", ascending=False)
+    outside = table["region"].isin(OUTSIDE_HAND)
+    inside = table[~outside].sort_values("share", ascending=False)
     named = ", ".join(
-        f"{str(row['region']).replace('_', ' ')} ({percent(float(row['share']))})"
+        f"{region_words(str(row['region']))} ({percent(float(row['share']))}"
+        + (f", {months(float(row['signed_months']), signed=True)} months" if signed else "")
+        + ")"
         for row in inside.head(_NAMED_REGIONS).to_dict("records")
     )
-    outside = float(table.loc[table["region"] == BACKGROUND, "share"].sum())
+    marker = float(table.loc[table["region"] == MARKER, "share"].sum())
     return (
         f"By the sum of magnitudes the attribution lies most in: {named}; "
-        f"{percent(outside)} of it lies in the background, outside of the hand."
+        f"{percent(float(table.loc[outside, 'share'].sum()))} of it lies outside of the hand"
+        + (f", {percent(marker)} on the marker" if marker > 0 else "")
+        + "."
+        + " Months are means over cases: above 0 a region makes the prediction older." * signed
     )

@@ -65,6 +65,11 @@ def months(value: float | None, *, signed: bool = False, digits: int = 1) -> str
     return text.replace("-", "−")
 
 
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """Return a number with its noun, ``1 case`` and ``1,600 cases``."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
 def percent(share: float | None) -> str:
     """Return a share from 0 to 1 in percent, '–' where unknown."""
     return "–" if share is None else f"{100 * share:.0f}%"
@@ -145,8 +150,9 @@ def performance_sentences(metrics: Mapping[str, Any], model: str) -> tuple[str, 
     overall = metrics["overall"]
     mae, interval = estimate_text("mae_months", overall["mae_months"])
     first = (
-        f"On {overall['n']:,} cases the bone age predicted by “{model}” lies {mae} months from the "
-        f"reference on average" + (f" (95% interval {interval} months)" if interval else "")
+        f"On {counted(overall['n'], 'case')} the bone age predicted by “{model}” lies {mae} months "
+        f"from the reference on average"
+        + (f" (95% interval {interval} months)" if interval else "")
     )
     near = [
         f"{estimate_text(f'within_{limit}_months', overall[f'within_{limit}_months'])[0]} within "
@@ -161,11 +167,14 @@ def performance_sentences(metrics: Mapping[str, Any], model: str) -> tuple[str, 
             for name, entry in baselines.items()
         ]
         best = min(entry["mae_months"]["value"] for entry in baselines.values())
+        ours = overall["mae_months"]
         verdict = (
             "closer than every baseline"
-            if overall["mae_months"]["value"] < best
+            if ours["value"] < best
             else "not closer than the best baseline"
         )
+        if ours["value"] < best and ours["high"] is not None and ours["high"] >= best:
+            verdict += ", though the best of them lies within its interval,"
         sentences.append(
             f"The model is {verdict} on the same cases (mean absolute error in months – "
             f"{'; '.join(named)})."
@@ -225,7 +234,7 @@ def split_sentence(folder: AnalysisFolder) -> str:
     """Return which cases were analysed, in words."""
     data = folder.manifest["data"]
     words = SPLIT_WORDS.get(str(data.get("split")))
-    return f"{data.get('n', 0):,} cases" + (f", {words}" if words else "")
+    return counted(data.get("n", 0), "case") + (f", {words}" if words else "")
 
 
 def optimism(folder: AnalysisFolder) -> str | None:

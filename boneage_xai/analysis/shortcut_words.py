@@ -8,7 +8,7 @@ from typing import Any
 
 GROUP_WORDS = {
     "id": "the order of the ids",
-    "size": "height, width and aspect of the radiograph",
+    "size": "the size of the radiograph (height, width, aspect)",
     "intensity": "the brightness of the whole radiograph",
     "border": "the border",
     "background": "the grey of the background",

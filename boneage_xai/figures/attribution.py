@@ -27,6 +27,7 @@ from boneage_xai.figures.style import (
     fitted_font_size,
     new_figure,
     signed_colormap,
+    signed_text,
     styled,
 )
 
@@ -103,7 +104,7 @@ def colour_bar(
     exponent = _exponent(limit)
     ticks = np.asarray(MaxNLocator(7, symmetric=True).tick_values(-limit, limit))
     ticks = ticks[np.abs(ticks) <= limit * (1 + 1e-9)]
-    bar.set_ticks(list(ticks), labels=[f"{tick / 10**exponent:+.3g}" for tick in ticks])
+    bar.set_ticks(list(ticks), labels=[signed_text(tick / 10**exponent, ".3g") for tick in ticks])
     unit = "months per pixel" if exponent == 0 else f"$10^{{{exponent}}}$ months per pixel"
     bar.set_label(f"← younger      attribution ({unit}; {note})      older →")
     bar.ax.tick_params(length=3)

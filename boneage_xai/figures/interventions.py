@@ -14,6 +14,7 @@ from boneage_xai.figures.style import (
     OLDER_COLOUR,
     YOUNGER_COLOUR,
     new_figure,
+    signed_text,
     styled,
 )
 
@@ -62,7 +63,7 @@ def intervention_bars(summary: pd.DataFrame) -> Figure:
     for row, value, start, stop in zip(rows, values, left, right, strict=True):
         positive = value >= 0
         axes.annotate(
-            f"{value:+.2f}".replace("-", "−"),
+            signed_text(float(value), ".2f"),
             (float(stop if positive else start), float(row)),
             xytext=(5 if positive else -5, 0),
             textcoords="offset points",

@@ -21,6 +21,7 @@ from boneage_xai.figures.style import (
     PURPLE,
     draw_radiograph,
     new_figure,
+    signed_text,
     styled,
 )
 from boneage_xai.regions.removable import NOT_BONE, control_of
@@ -173,7 +174,7 @@ def removal_examples(example: OcclusionExample, case: str = "") -> Figure:
         for column, fill in enumerate(example.fills):
             axes = grid[row, 1 + column]
             draw_radiograph(axes, example.pictures[row, column])
-            change = f"{example.delta_months[row, column]:+.1f}".replace("-", "−")
+            change = signed_text(float(example.delta_months[row, column]))
             axes.set_title(
                 f"{FILL_WORDS.get(fill, fill)}: {change} months", fontsize=9.5, fontweight="normal"
             )

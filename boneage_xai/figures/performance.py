@@ -24,6 +24,7 @@ from boneage_xai.figures.style import (
     age_limits,
     interval_bars,
     new_figure,
+    signed_text,
     styled,
 )
 
@@ -138,7 +139,7 @@ def bland_altman(predictions: pd.DataFrame) -> Figure:
         if estimate["low"] is not None:
             axes.axhspan(estimate["low"], estimate["high"], color=BLACK, alpha=0.10, linewidth=0)
         axes.annotate(
-            f"{name}\n{estimate['value']:+.1f} months",
+            f"{name}\n{signed_text(estimate['value'])} months",
             xy=(1.0, estimate["value"]),
             xycoords=("axes fraction", "data"),
             xytext=(6, 0),
@@ -156,8 +157,8 @@ def bland_altman(predictions: pd.DataFrame) -> Figure:
             color=VERMILLION,
             linewidth=2.2,
             label=(
-                f"slope {slope['value']:+.3f} months per month\n"
-                f"(95% CI {slope['low']:+.3f} to {slope['high']:+.3f})"
+                f"slope {signed_text(slope['value'], '.3f')} months per month\n(95% interval "
+                f"{signed_text(slope['low'], '.3f')} to {signed_text(slope['high'], '.3f')})"
             ),
         )
     age_axis(axes, "x", low, high)
@@ -217,7 +218,7 @@ def error_distribution(predictions: pd.DataFrame) -> Figure:
         float(errors.mean()),
         color=VERMILLION,
         linestyle="--",
-        label=f"bias {errors.mean():+.1f} months",
+        label=f"bias {signed_text(float(errors.mean()))} months",
     )
     left.set_xlim(-reach, reach)
     left.set_xlabel("predicted minus reference (months)")

@@ -19,6 +19,7 @@ from boneage_xai.figures.style import (
     YOUNGER_COLOUR,
     draw_radiograph,
     new_figure,
+    signed_text,
     styled,
 )
 from boneage_xai.regions.aggregation import summarise
@@ -74,7 +75,7 @@ def region_bars(regions: pd.DataFrame, *, title: str = "Attribution per region")
     for row, value in enumerate(values):
         positive = value >= 0
         axes.annotate(
-            f"{value:+.1f}",
+            signed_text(float(value)),
             (float(right[row] if positive else left[row]), row),
             xytext=(5 if positive else -5, 0),
             textcoords="offset points",

@@ -29,6 +29,7 @@ from boneage_xai.figures.style import (
     SEX_NAMES,
     YOUNGER_COLOUR,
     new_figure,
+    signed_text,
     styled,
 )
 from boneage_xai.types import Sex
@@ -103,7 +104,7 @@ MEASURES: Mapping[str, Measure] = {
             "signed_months_on_paper", [YOUNGER_COLOUR, "#FCFCFC", OLDER_COLOUR]
         ),
         _signed_scale,
-        lambda value: f"{value:+.1f}".replace("-", "−"),
+        signed_text,
     ),
 }
 """What can be shown, by name."""

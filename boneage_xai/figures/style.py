@@ -140,6 +140,12 @@ def signed_colormap(*, strongest_alpha: float = 0.9) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list("signed_months", np.hstack([colours, alpha]), N=257)
 
 
+def signed_text(value: float, form: str = ".1f") -> str:
+    """Return a number with its sign, a true minus, and 0 without one: '+1.5', '−1.5', '0.0'."""
+    text = f"{value:+{form}}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
 def month_ticks(axis_low: float, axis_high: float, *, most: int = 12) -> list[float]:
     """Return tick positions in months at whole years, at most ``most`` of them."""
     for step in (6, 12, 24, 36, 48, 60, 120):

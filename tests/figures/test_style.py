@@ -21,6 +21,7 @@ from boneage_xai.figures.style import (
     month_ticks,
     new_figure,
     signed_colormap,
+    signed_text,
     styled,
 )
 
@@ -153,3 +154,13 @@ def test_interval_bars() -> None:
     assert interval_bars({"value": 9.0, "low": None, "high": None}) == (9.0, [[0.0], [0.0]])
     with pytest.raises(ReportError):
         interval_bars({"value": None, "low": None, "high": None})
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [(1.5, ".1f", "+1.5"), (-1.5, ".1f", "−1.5"), (-0.04, ".1f", "0.0"), (0.0, ".3g", "0")],
+)
+def test_signed_numbers_have_a_true_minus_and_zero_no_sign(
+    value: float, form: str, text: str
+) -> None:
+    assert signed_text(value, form) == text

@@ -21,7 +21,8 @@ from boneage_xai.store import AnalysisFolder, read_json, write_json, write_table
 from reports.commands import commands
 from reports.report import write_report
 from reports.sections import ADDED_BY, SECTIONS
-from reports.wording import baseline_sentences, baseline_words, months
+from reports.summary import region_sentence
+from reports.wording import baseline_sentences, baseline_words, counted, months
 
 MALICIOUS = "<script>alert('x')</script>"
 
@@ -125,7 +126,33 @@ def test_numbers_of_the_summary_are_those_of_the_metrics(page: Page, analysis_fo
     after = Page(write_report(analysis_folder).read_text(encoding="utf-8")).text
     assert "77.7 months from the reference on average (95% interval 70.0 to 80.0" in after
     assert "not closer than the best baseline" in after
-    assert "closer than every baseline" in before
+    assert "closer than every baseline on the same cases" in before
+    metrics["overall"]["mae_months"] = {"value": 7.0, "low": 5.0, "high": 90.0}
+    write_json(analysis_folder / "metrics.json", metrics)
+    unsure = Page(write_report(analysis_folder).read_text(encoding="utf-8")).text
+    assert "every baseline, though the best of them lies within its interval, on the" in unsure
+
+
+def test_regions_are_told_in_months_where_maps_add_up() -> None:
+    rows = pd.DataFrame(
+        {
+            "case_id": ["1"] * 4,
+            "method": "integrated_gradients",
+            "region": ["PIP", "metacarpal_shafts", "marker", "background"],
+            "signed_months": [5.0, -2.0, 1.0, 0.5],
+            "absolute_months": [6.0, 2.0, 1.0, 1.0],
+            "area_fraction": [0.1, 0.1, 0.1, 0.7],
+        }
+    )
+    told = region_sentence(rows, signed=True)
+    assert "PIP joints (60%, +5.0 months), metacarpal shafts (20%, −2.0 months); 20% of it" in told
+    assert "outside of the hand, 10% on the marker. Months are means" in told
+    assert "months" not in region_sentence(rows)
+
+
+def test_counts_are_grammatical() -> None:
+    assert counted(1, "case") == "1 case"
+    assert counted(1600, "case") == "1,600 cases"
 
 
 def test_same_folder_gives_the_same_bytes(
@@ -329,7 +356,8 @@ def test_occlusion_answers_first_and_judges_every_method(page: Page, analysis_fo
     told = page.text.partition("Does each region matter?")[2].partition("What each region")[2]
     # Means over the six cases: 9, 2, 40, 1.5 and 4 times 1.25.
     assert (
-        "carpals matters most: without it (region inpainted) the prediction moves by 11.2" in told
+        "removing carpals matters most: without that region (inpainted) the prediction moves by "
+        "11.2" in told
     )
     assert "then radius $x (2.5)" in told
     assert "not the patch alone: carpals, by +9.4 (95% interval" in told
