@@ -43,9 +43,11 @@ from apps.sources import parse_columns, say_cohorts
 from apps.stress import stress
 from apps.training import train
 from apps.tuning import tune
+from apps.views.folders import find_analyses
 from boneage_xai import __version__
 from boneage_xai.data.cohort import inspect_images, read_source, select_cohort
 from boneage_xai.errors import BoneAgeError, ConfigError
+from reports.wording import counted
 
 app = typer.Typer(
     name="boneage-xai",
@@ -128,7 +130,7 @@ def cohort(
         if len(problems) > limit:
             say(f"… and {len(problems) - limit} more; --json lists all, --limit more")
         notes = len(problems) - errors
-        say(f"{errors} errors, {notes} notes")
+        say(f"{counted(errors, 'error')}, {counted(notes, 'note')}")
     if sheet is not None and shown is not None:
         damaged = {problem.case_id for problem in problems if problem.severity == "error"}
         sound = [case.case_id for case in shown if case.case_id not in damaged]
@@ -237,6 +239,8 @@ def dashboard(
 
     Example: boneage-xai dashboard analyses/cpu-small
     """
+    if folder is not None:
+        find_analyses(folder)
     page = Path(__file__).with_name("dashboard.py")
     command = [sys.executable, "-m", "streamlit", "run", str(page), "--server.port", str(port)]
     command += ["--server.address", "localhost", "--browser.gatherUsageStats", "false"]
@@ -248,7 +252,12 @@ def dashboard(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder.")] = Path("demo"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", help="New folder, or an earlier demo's to go on with."
+        ),
+    ] = Path("demo"),
     n: Annotated[int, typer.Option("--n", help="Number of phantoms.", min=50)] = 1600,
 ) -> None:
     """Phantoms → training → evaluation → explanation → report; needs no data and no network.

@@ -126,6 +126,8 @@ def predict(
         run, image = None, run
     if image is None:
         raise ConfigError("expected a radiograph IMAGE, found none")
+    if run is None and card is None:
+        raise ConfigError(f"expected a run and a radiograph, RUN IMAGE, found only {image}")
     radiograph: Radiograph = read_radiograph(image)
     model = one_model(run, card)
     if corrected:
@@ -265,8 +267,12 @@ def attribute(
     from boneage_xai.analysis.random_control import with_random_weights
     from boneage_xai.analysis.run_analysis import attribute_run
     from boneage_xai.attribution.interface import AttributionSettings
+    from boneage_xai.attribution.methods import method_named
     from boneage_xai.attribution.requirements import hidden_layers
 
+    # Radiographs are decoded before methods are asked for, which takes long.
+    for name in method or ():
+        method_named(name)
     if min_nodes > max_nodes:
         raise ConfigError(
             f"--min-nodes: expected at most --max-nodes ({max_nodes}), found {min_nodes}"

@@ -7,11 +7,12 @@ and what was found. The command line prints it and exits with 2.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
 
 
 _MOST_LETTERS = 300
@@ -41,16 +42,42 @@ class ReportError(BoneAgeError):
     """An analysis folder from which no report or page can be made."""
 
 
-def first_problem(error: ValidationError) -> str:
-    """Say in one clause what pydantic found wrong first, with its key."""
-    problem = error.errors()[0]
+def first_problem(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """Say in one clause what pydantic found wrong first, with its key.
+
+    Args:
+        error: of pydantic.
+        model: whose keys an unknown one is compared with, to name the nearest.
+    """
+    problems = error.errors()
+    # A misspelt key leaves the right one missing: the one that is there tells more.
+    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key}"
+        near = _nearest(key, list(_keys(model))) if model is not None else None
+        return f"unknown key {key}" + (f" (the nearest is {near})" if near else "")
+    if problem["type"] == "missing":
+        return f"{key}: expected this key, found none"
     message = problem["msg"].removeprefix("Value error, ")
     found = problem["input"]
     shown = "" if isinstance(found, Mapping) else f", found {found!r}"
     return f"{key}: {message}{shown}" if key else message
+
+
+def _keys(model: type[BaseModel], before: str = "") -> Iterator[str]:
+    """Yield the keys of a model of sections, such as ``training.epochs``."""
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and hasattr(section, "model_fields"):
+            yield from _keys(section, f"{before}{name}.")
+        else:
+            yield before + name
+
+
+def _nearest(key: str, known: list[str]) -> str | None:
+    """Return the known key that was meant: of the same name in a section, else spelt alike."""
+    in_sections = [one for one in known if one.endswith(f".{key}")]
+    return next(iter(in_sections or get_close_matches(key, known, n=1, cutoff=0.8)), None)
 
 
 def one_clause(error: Exception) -> str:

@@ -139,7 +139,10 @@ class TrainingSettings(_Settings):
                 "measured at different input sizes"
             )
         if self.stages and (staged := sum(stage.epochs for stage in self.stages)) != self.epochs:
-            raise ValueError(f"stages: expected {self.epochs} epochs together, found {staged}")
+            raise ValueError(
+                f"stages: expected {self.epochs} epochs together, found {staged} (give other "
+                "stages, or none with --set training.stages=[])"
+            )
         return self
 
     def size_px_of_epoch(self, epoch: int, full_size_px: int) -> int:
@@ -226,7 +229,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"recipe {name_or_path}: {first_problem(error)}") from error
+        raise ConfigError(f"recipe {name_or_path}: {first_problem(error, Recipe)}") from error
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:

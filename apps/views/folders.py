@@ -43,7 +43,10 @@ def find_analyses(folder: Path) -> dict[str, Path]:
         ReportError: no such folder, or no analysis in it.
     """
     if not folder.is_dir():
-        raise ReportError(f"{folder}: expected an analysis folder or a folder of several")
+        raise ReportError(
+            f"{folder}: expected an analysis folder or a folder of several, found "
+            + ("a file" if folder.exists() else "nothing there")
+        )
     if (folder / MANIFEST).is_file():
         return {folder.resolve().name: folder}
     found = sorted(file.parent for file in folder.glob(f"*/{MANIFEST}"))

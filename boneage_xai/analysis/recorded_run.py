@@ -44,7 +44,7 @@ def recorded_run_folder(folder: AnalysisFolder) -> Path:
     if found is None:
         raise CheckpointError(
             f"{folder.path}: expected the run that it analyses in {named or 'a folder'}, "
-            "found none there"
+            "found none there; move the run back, or analyse it again from where it is"
         )
     _check_model(folder, found, read_manifest(found).weights_sha256[:12])
     return found

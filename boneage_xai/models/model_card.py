@@ -228,4 +228,4 @@ def load_card(path: Path) -> ModelCard:
     try:
         return ModelCard.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"model card {path}: {first_problem(error)}") from error
+        raise ConfigError(f"model card {path}: {first_problem(error, ModelCard)}") from error

@@ -121,7 +121,7 @@ def test_the_main_job_with_every_kind(
     [
         (["evaluate", "--data", "FEW", "--out", "OUT"], "either a run folder RUN or --card FILE"),
         (["evaluate", "RUN", "--card", "CARD", "--data", "FEW", "--out", "OUT"], "found both"),
-        (["predict", "IMAGE", "--sex", "F"], "found neither"),
+        (["predict", "IMAGE", "--sex", "F"], "found only"),
         (["predict", "RUN", "IMAGE", "--card", "CARD", "--sex", "F"], "found both"),
         (["predict", "--card", "CARD", "--sex", "F"], "expected a radiograph IMAGE"),
         (["evaluate", "--card", "absent.toml", "--data", "FEW", "--out", "OUT"], "absent.toml"),

@@ -144,7 +144,9 @@ def test_overrides_are_typed_by_toml() -> None:
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("training.epoch=2", "unknown key training.epoch"),
+        ("training.epoch=2", r"unknown key training.epoch \(the nearest is training.epochs\)"),
+        ("epochs=2", r"unknown key epochs \(the nearest is training.epochs\)"),
+        ("colour=2", "unknown key colour$"),
         ("training.epochs=0", "training.epochs"),
         ("training.epochs=7", "stages: expected 7 epochs together, found 20"),
         ("augmentation.zoom=[1.1, 0.9]", "zoom"),
@@ -165,6 +167,12 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text('name = "own"\n[preprocessing]\n[architecture]\n[training]\nepochs = 1\n')
     assert load_recipe(str(own)).training.epochs == 1
+    own.write_text('name = "own"\n[preprocessing]\n[architecture]\n[training]\n')
+    with pytest.raises(ConfigError, match=r"training\.epochs: expected this key, found none"):
+        load_recipe(str(own))
+    own.write_text('name = "own"\n[preprocessing]\n[architecture]\n[training]\nepoch = 1\n')
+    with pytest.raises(ConfigError, match=r"unknown key training.epoch \(the nearest"):
+        load_recipe(str(own))
     own.write_text("name = ")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_recipe(str(own))
