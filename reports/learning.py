@@ -22,5 +22,6 @@ def shown_history(history: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
     recorded = (run.get("training") or {}).get("best_epoch")
     kept = history["epoch"] == recorded
     if not kept.any():
-        kept = history.index == history["val_mae_months"].idxmin()
+        lowest = history["val_mae_months"].idxmin()
+        kept = pd.Series(history.index == lowest, index=history.index)
     return history.assign(epoch=history["epoch"] + 1, kept=kept)
