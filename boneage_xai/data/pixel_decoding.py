@@ -133,6 +133,11 @@ def _serve() -> None:
     # Ctrl-C is for the process that asks, which then closes the input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
+    if sys.platform != "win32":
+        import resource
+
+        # What a crash would leave on disk holds the picture.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Native code prints to standard output, too: answers leave by another way.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
