@@ -102,6 +102,30 @@ def months(network: nn.Module, image: Tensor, is_male: Tensor) -> Tensor:
     return output
 
 
+def slope_of(output: Tensor, start: Tensor) -> Tensor:
+    """Differentiate predictions with respect to the pixels that they were made from.
+
+    Args:
+        output: (N,) months.
+        start: (N, 1, H, W), a leaf.
+
+    Returns:
+        (N, 1, H, W) months per unit of intensity.
+
+    Raises:
+        AttributionError: no gradient reaches the pixels.
+    """
+    slope = None
+    if output.requires_grad:
+        (slope,) = torch.autograd.grad(output.sum(), start, allow_unused=True)
+    if slope is None:
+        raise AttributionError(
+            "network: expected months that can be differentiated with respect to the pixels, "
+            "found a network in which no gradient reaches them"
+        )
+    return slope
+
+
 def prediction_of(network: nn.Module, image: Tensor, is_male: Tensor) -> float:
     """Predict one image and refuse what no map could explain.
 

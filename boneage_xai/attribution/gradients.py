@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from boneage_xai.attribution.forward import months, untouched
+from boneage_xai.attribution.forward import months, slope_of, untouched
 
 # On a processor throughput no longer grows beyond about this many images a step, nor, with four,
 # beyond this much for their activations.
@@ -37,7 +37,7 @@ def gradients(
         on the images' device.
 
     Raises:
-        AttributionError: an output of another shape.
+        AttributionError: an output of another shape, or no gradient that reaches the pixels.
     """
     values, slopes = [], []
     with untouched(network):
@@ -45,9 +45,8 @@ def gradients(
             part = images[start : start + batch_size].detach().clone()
             part = part.contiguous(memory_format=torch.channels_last).requires_grad_()
             output = months(network, part, is_male[start : start + batch_size].detach().clone())
-            (slope,) = torch.autograd.grad(output.sum(), part)
+            slopes.append(slope_of(output, part).contiguous())
             values.append(output.detach().double())
-            slopes.append(slope.contiguous())
     return torch.cat(values), torch.cat(slopes)
 
 
@@ -83,6 +82,9 @@ def bytes_per_image(network: nn.Module, image: Tensor, is_male: Tensor) -> int:
         network: frozen, in evaluation mode.
         image: (1, 1, H, W).
         is_male: (1,).
+
+    Returns:
+        Bytes; 0 where nothing is kept, as no gradient reaches the pixels.
     """
     weights = {
         tensor.untyped_storage().data_ptr()
@@ -102,7 +104,8 @@ def bytes_per_image(network: nn.Module, image: Tensor, is_male: Tensor) -> int:
     with untouched(network), saved_tensors_hooks(count, give_back):
         start = image.detach().clone().requires_grad_()
         output = months(network, start, is_male.detach().clone())
-        torch.autograd.grad(output.sum(), start)
+        if output.requires_grad:
+            torch.autograd.grad(output.sum(), start, allow_unused=True)
     return sum(kept.values()) + _TRANSIENT * max(kept.values(), default=0)
 
 
@@ -116,9 +119,12 @@ def fitting_batch(network: nn.Module, image: Tensor, is_male: Tensor, budget_byt
         budget_bytes: memory for activations.
 
     Returns:
-        At least 1, also where a single image exceeds the budget.
+        At least 1, also where a single image exceeds the budget; few where the memory cannot be
+        measured, as no gradient reaches the pixels.
     """
-    each = max(1, bytes_per_image(network, image, is_male))
+    each = bytes_per_image(network, image, is_male)
+    if not each:
+        return _CPU_FEW
     most = GPU_BATCH
     if image.device.type == "cpu":
         most = min(CPU_BATCH, max(_CPU_FEW, _CPU_ENOUGH_BYTES // each))

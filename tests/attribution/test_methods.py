@@ -182,6 +182,25 @@ def test_networks_and_inputs_that_do_not_fit_are_refused(image: Tensor, name: st
         explain(name, WrongShape(), image.repeat(2, 1, 1, 1), BOY.repeat(2))
 
 
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"occlusion"}))
+def test_a_network_without_gradients_is_refused(
+    small_network: nn.Module, image: Tensor, name: str
+) -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.inner = nn.Conv2d(1, 2, 3), small_network
+
+        def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+            self.backbone(image)
+            with torch.no_grad():
+                months: Tensor = self.inner(image, is_male)
+            return months
+
+    with pytest.raises(AttributionError):
+        explain(name, Detached().eval(), image, BOY)
+
+
 def test_unknown_method_is_named() -> None:
     with pytest.raises(ConfigError, match=r"integrated_gradients, .* found lime"):
         method_named("lime")

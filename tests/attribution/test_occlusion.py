@@ -75,6 +75,23 @@ def test_every_pixel_is_covered_by_whole_patches(
     np.testing.assert_allclose(found, min(side, height) * min(side, width), rtol=1e-5)
 
 
+def test_a_network_without_gradients_is_explained(small_network: nn.Module, image: Tensor) -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small_network
+
+        def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+            with torch.no_grad():
+                months: Tensor = self.inner(image, is_male)
+            return months
+
+    expected = occlusion(small_network, image, GIRL, AttributionSettings())
+    found = occlusion(Detached(), image, GIRL, AttributionSettings())
+    np.testing.assert_allclose(found.map_months, expected.map_months, atol=1e-3)
+    assert np.abs(found.map_months).max() > 0.1
+
+
 def test_settings_and_baselines_that_do_not_fit(small_network: nn.Module, image: Tensor) -> None:
     with pytest.raises(ValueError, match="stride_fraction: expected at most patch_fraction"):
         AttributionSettings(patch_fraction=0.1, stride_fraction=0.2)

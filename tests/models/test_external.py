@@ -272,11 +272,12 @@ def test_what_needs_layers_is_refused_where_they_are_hidden(
         check_methods(network, ["by_layers"])
 
 
-def test_a_network_without_gradients_predicts_but_is_not_explained(elsewhere: Elsewhere) -> None:
+def test_without_gradients_only_predictions_explain(elsewhere: Elsewhere) -> None:
     source = {"factory": f"{MODULE}:Odd", "arguments": {"what": "detached"}, "weights": "odd.pth"}
     network = load_external(card(elsewhere.folder, source)).network
     with pytest.raises(AttributionError, match="no gradient reaches them"):
         check_methods(network, ["gradient"])
+    check_methods(network, ["occlusion"])
 
 
 @pytest.mark.parametrize(
