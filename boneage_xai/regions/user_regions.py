@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from skimage.draw import polygon
 
 from boneage_xai.anatomy import CARPALS, DIP, MCP, PIP, REGION_LABELS
 from boneage_xai.errors import DataError
@@ -217,7 +217,8 @@ def draw_regions(
 ) -> tuple[tuple[LocatedRegion, ...], RegionMap]:
     """Bring a user's regions to the grid of the radiograph.
 
-    Where shapes overlap, the smaller lies on top, so that nothing vanishes under a large one.
+    A shape has the pixels whose centres lie inside, one at least. Where shapes overlap, the
+    smaller lies on top, so that nothing vanishes under a large one.
 
     Args:
         regions: of the case.
@@ -243,18 +244,29 @@ def draw_regions(
         return (), RegionMap(labels, dict(names))
     height, width = shape
     drawn = [(one, one.corners * (width, height)) for one in regions.shapes]
-    boxes, canvas = [], Image.new("L", (width, height), 0)
-    pen = ImageDraw.Draw(canvas)
+    boxes, canvas = [], np.zeros(shape, dtype=np.uint8)
     for one, corners in sorted(drawn, key=lambda item: -_extent(item[1])):
-        # Pillow counts from pixel centres and draws the last one, too.
-        pen.polygon([(x - 0.5, y - 0.5) for x, y in corners.tolist()], fill=values[one.name])
+        canvas[_pixels_inside(corners, shape)] = values[one.name]
     for one, corners in drawn:
         low, high = corners.min(axis=0), corners.max(axis=0)
         region = WRIST if one.name == CARPALS else one.name
         x, y = (float(value) for value in (low + high) / 2)
         wide, tall = (float(value) for value in high - low)
         boxes.append(LocatedRegion(region, one.finger, x, y, wide, tall, 1.0))
-    return tuple(boxes), RegionMap(np.array(canvas, dtype=np.uint8), dict(names))
+    return tuple(boxes), RegionMap(canvas, dict(names))
+
+
+def _pixels_inside(
+    corners: npt.NDArray[np.float64], shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return rows and columns of the pixels whose centres lie inside a polygon."""
+    fill: Any = polygon
+    rows, columns = fill(corners[:, 1] - 0.5, corners[:, 0] - 0.5, shape)
+    if not len(rows):
+        # It lies between centres: the pixel that holds its middle stands for it.
+        middle = np.minimum(corners.mean(axis=0)[::-1].astype(np.intp), np.array(shape) - 1)
+        rows, columns = middle[:1], middle[1:]
+    return rows, columns
 
 
 def _extent(corners: npt.NDArray[np.float64]) -> float:

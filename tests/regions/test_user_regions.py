@@ -72,8 +72,17 @@ def test_all_formats_say_the_same(tmp_path: Path, kind: str) -> None:
     assert labels.labels[10, 20] == REGION_LABELS["DIP"]
     assert labels.labels[40, 80] == REGION_LABELS["carpals"]
     assert labels.labels[2, 2] == labels.labels[45, 20] == 0
-    inside = (labels.labels == REGION_LABELS["DIP"]).sum()
-    assert abs(inside - 20 * 10) <= 20 + 10 + 1
+    expected = np.zeros((50, 100), dtype=np.uint8)
+    expected[5:15, 10:30] = REGION_LABELS["DIP"]
+    expected[25:50, 50:100] = REGION_LABELS["carpals"]
+    np.testing.assert_array_equal(labels.labels, expected)
+
+
+def test_a_shape_smaller_than_a_pixel_has_the_one_it_lies_in(tmp_path: Path) -> None:
+    write(tmp_path, "voc", VOC.replace("<xmax>60", "<xmax>20.2").replace("<ymax>30", "<ymax>10.2"))
+    found = read_user_regions(tmp_path, ["7"])
+    _, labels = draw_regions(found["7"], (100, 200), region_names(found))
+    assert np.argwhere(labels.labels == REGION_LABELS["DIP"]).tolist() == [[10, 20]]
 
 
 def test_a_mask_wins_as_it_is_and_own_names_get_labels(tmp_path: Path) -> None:
