@@ -25,7 +25,6 @@ from boneage_xai.analysis.run_analysis import (
 from boneage_xai.anatomy import MARKER
 from boneage_xai.attribution.baselines import SameSexReferences
 from boneage_xai.attribution.faithfulness import deletion
-from boneage_xai.attribution.integrated_gradients import expected_gradients
 from boneage_xai.attribution.interface import AttributionMethod, AttributionSettings
 from boneage_xai.attribution.methods import METHODS, method_named
 from boneage_xai.attribution.randomisation import TOO_SIMILAR, randomise_parameters
@@ -276,7 +275,7 @@ def _allowed(
             check_methods(prepared.run.network, [name])
             own_mean, references = training_references(prepared, settings, [name])
             mean_image = mean_image if own_mean is None else own_mean
-            bound = _bound(name, method, references)
+            bound = _bound(method, references)
             bound(prepared.run.network, image, sex, settings, mean_image)
         except (AttributionError, ConfigError) as error:
             refused[name] = str(error)
@@ -285,13 +284,12 @@ def _allowed(
     return allowed, refused, mean_image
 
 
-def _bound(
-    name: str, method: AttributionMethod, references: SameSexReferences | None
-) -> AttributionMethod:
-    if name != "expected_gradients":
+def _bound(method: AttributionMethod, references: SameSexReferences | None) -> AttributionMethod:
+    """Return the method with the references that it needs, None for those that need none."""
+    if references is None:
         return method
-    bound: Callable[..., Any] = partial(expected_gradients, references=references)
-    return bound
+    taking_references: Callable[..., Any] = method
+    return partial(taking_references, references=references)
 
 
 def _input(prepared: RunOnCohort, case_id: str, is_male: bool) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,33 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import Tensor, nn
 
+from boneage_xai.analysis import scoreboard as scoring
 from boneage_xai.analysis.scoreboard import SCORES, summarise_scores
+from boneage_xai.attribution.interface import AttributionSettings
+from boneage_xai.attribution.methods import METHODS
 from boneage_xai.errors import DataError
 from boneage_xai.figures.scoreboard import scoreboard
+from boneage_xai.types import Sex
+
+
+class Brightness(nn.Module):
+    """months = 100 times the mean brightness."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.months = nn.Parameter(torch.tensor(100.0))
+
+    def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+        return self.months * image.mean(dim=(1, 2, 3)) + 0 * is_male
 
 
 def scores() -> pd.DataFrame:
@@ -52,6 +71,29 @@ def test_the_method_nearest_to_the_true_effects_comes_first() -> None:
 def test_no_cases_are_refused() -> None:
     with pytest.raises(DataError, match="found none"):
         summarise_scores(scores().iloc[:0])
+
+
+def test_both_path_methods_take_references_as_their_baseline() -> None:
+    cache = SimpleNamespace(
+        pixels=np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8),
+        rows=lambda ids: np.array([int(one) for one in ids]),
+    )
+    prepared: Any = SimpleNamespace(
+        run=SimpleNamespace(network=Brightness()),
+        cohort={"0": SimpleNamespace(sex=Sex.MALE)},
+        cache=cache,
+        train_ids=("1", "2"),
+        train_is_male=np.array([False, True]),
+    )
+    names = ("integrated_gradients", "expected_gradients", "guided_ig")
+    allowed, refused, _ = scoring._allowed(
+        prepared,
+        "0",
+        {name: METHODS[name] for name in names},
+        AttributionSettings(baseline="expected"),
+    )
+    assert list(allowed) == ["integrated_gradients", "expected_gradients"]
+    assert list(refused) == ["guided_ig"]
 
 
 def test_figure_has_a_panel_per_score_and_the_methods_in_order() -> None:
