@@ -141,11 +141,19 @@ def _sex(row: Mapping[Hashable, Any]) -> str:
     return SEX_WORDS.get(str(row["sex"]), "sex not evaluated")
 
 
+def _age(row: Mapping[Hashable, Any]) -> str:
+    reference = _known(row["reference_months"])
+    if reference is None:
+        return f"predicted {months(_known(row['predicted_months']), digits=0)}"
+    return f"reference {months(reference, digits=0)}"
+
+
 def _title(row: Mapping[Hashable, Any]) -> str:
     lines = [f"{figure_text(str(row['case_id']))} · {_sex(row)}"]
     reference = _known(row["reference_months"])
     predicted = f"predicted {months(_known(row['predicted_months']))}"
-    lines.append(f"reference {months(reference)}, {predicted}" if reference else predicted)
+    known = reference is not None
+    lines.append(f"reference {months(reference)}, {predicted}" if known else predicted)
     gap = _known(row["completeness_gap_months"])
     if gap is not None:
         lines.append(f"gap {months(gap, signed=True, digits=2)} months")
@@ -175,9 +183,7 @@ def activations(folder: AnalysisFolder) -> Section | None:
         return None
     chosen = examples(cases, typical=_ACTIVATION_CASES, worst=0)
     titles = [
-        f"{figure_text(str(row['case_id']))} · {_sex(row)}\n"
-        f"{months(_known(row['reference_months']) or _known(row['predicted_months']), digits=0)} "
-        "months"
+        f"{figure_text(str(row['case_id']))} · {_sex(row)}\n{_age(row)} months"
         for row in chosen.to_dict("records")
     ]
     draw = partial(
