@@ -62,8 +62,8 @@ def performance(folder: AnalysisFolder) -> Section | None:
     blocks += [
         Table(
             "Mean absolute error (MAE), root mean square error (RMSE) and bias in months, shares "
-            "of cases within 6, 12 and 24 months of the reference; below each value its bootstrap "
-            "95% interval.",
+            "of cases within 6, 12 and 24 months of the reference; below each value its 95% "
+            "interval (Wilson's for shares, else bootstrap).",
             ("Model", "Cases", *METRIC_NAMES.values()),
             tuple(rows),
             long,

@@ -174,7 +174,7 @@ def _groups(folder: AnalysisFolder, metrics: Mapping[str, Any]) -> None:
     )
     if drawn is not None:
         st.caption(
-            "With 95% bootstrap intervals. Hollow: fewer than 20 cases, whose intervals are too "
+            "With 95% intervals. Hollow: fewer than 20 cases, whose intervals are too "
             "narrow. Click a point to see its cases below."
         )
         _cases_of_group(folder, metrics)

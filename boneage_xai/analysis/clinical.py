@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import binomtest
 
 from boneage_xai.analysis.groups import standard_groupings
-from boneage_xai.analysis.metrics import CONFIDENCE, FEW_CASES, Estimate, FloatArray
+from boneage_xai.analysis.metrics import FEW_CASES, FloatArray, share_estimate
 from boneage_xai.analysis.skeletal_age_table import skeletal_age_sd_months
 from boneage_xai.analysis.subgroups import AGE_BINS_MONTHS, SEX_BY_AGE
 from boneage_xai.types import Sex
@@ -54,18 +53,6 @@ def maturity_classes(scores: npt.ArrayLike) -> npt.NDArray[np.intp]:
     values = np.asarray(scores, dtype=np.float64)
     classes = 1 + (values > LIMIT_SD).astype(np.intp) - (values < -LIMIT_SD).astype(np.intp)
     return np.where(np.isnan(values), -1, classes).astype(np.intp)
-
-
-def share_estimate(count: int, n: int) -> Estimate:
-    """Return the share ``count`` of ``n`` with Wilson's 95% interval, None where n is 0.
-
-    Source:
-        Wilson, Journal of the American Statistical Association, 1927.
-    """
-    if n == 0:
-        return {"value": None, "low": None, "high": None}
-    interval = binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
-    return {"value": count / n, "low": float(interval.low), "high": float(interval.high)}
 
 
 def clinical_results(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from boneage_xai.analysis.clinical import share_estimate
+from boneage_xai.analysis.metrics import share_estimate
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.errors import DataError
 

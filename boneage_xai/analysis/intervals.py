@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from boneage_xai.analysis.clinical import share_estimate
 from boneage_xai.analysis.conformal import COVERAGE, Conformal, IntervalMethod, fit_conformal
 from boneage_xai.analysis.groups import standard_groupings
-from boneage_xai.analysis.metrics import FEW_CASES, FloatArray
+from boneage_xai.analysis.metrics import FEW_CASES, FloatArray, share_estimate
 from boneage_xai.analysis.subgroups import AGE_BINS_MONTHS, SEX_BY_AGE
 from boneage_xai.types import Sex
 

@@ -1,8 +1,8 @@
 """Bootstrap intervals of error metrics without resampling, for samples too large to resample.
 
-The bootstrap distribution of a mean has cumulants that are known exactly; that of a share is
-binomial and that of a median a sum over the binomial distribution. What is computed here is
-therefore the percentile interval that infinitely many resamples would give.
+The bootstrap distribution of a mean has cumulants that are known exactly, and that of a median is a
+sum over the binomial distribution. What is computed here is therefore the percentile interval that
+infinitely many resamples would give.
 """
 
 from __future__ import annotations
@@ -54,14 +54,6 @@ def mean_interval(values: FloatArray, confidence: float) -> Interval:
         return float(mean + z * math.sqrt(variance / n))
 
     return quantile(0.5 * (1.0 - confidence)), quantile(0.5 * (1.0 + confidence))
-
-
-def share_interval(n_within: int, n: int, confidence: float) -> Interval:
-    """Return the bootstrap percentile interval of the share ``n_within`` of ``n``."""
-    share = n_within / n
-    tails = np.array([0.5 * (1.0 - confidence), 0.5 * (1.0 + confidence)])
-    low, high = binom.ppf(tails, n, share) / n
-    return float(low), float(high)
 
 
 def median_interval(values: FloatArray, confidence: float) -> Interval:

@@ -1,4 +1,4 @@
-"""Error metrics in months with bootstrap intervals, and the paired test between two models."""
+"""Error metrics in months with their intervals, and the paired test between two models."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import wilcoxon
+from scipy.stats import binomtest, wilcoxon
 
-from boneage_xai.analysis.large_samples import mean_interval, median_interval, share_interval
+from boneage_xai.analysis.large_samples import mean_interval, median_interval
 from boneage_xai.errors import ConfigError, DataError
 
 FloatArray = npt.NDArray[np.float64]
@@ -58,15 +58,16 @@ def _median_absolute(errors_months: FloatArray) -> FloatArray:
     return np.asarray(np.median(np.abs(errors_months), axis=-1))
 
 
-METRICS: Mapping[str, Statistic] = {
+_RESAMPLED: Mapping[str, Statistic] = {
     "mae_months": _mean_absolute,
     "rmse_months": _root_mean_square,
     "bias_months": _mean,
     "median_absolute_error_months": _median_absolute,
-    "within_6_months": _share_within(6.0),
-    "within_12_months": _share_within(12.0),
-    "within_24_months": _share_within(24.0),
 }
+_SHARES: Mapping[str, Statistic] = {
+    f"within_{limit}_months": _share_within(limit) for limit in (6, 12, 24)
+}
+METRICS: Mapping[str, Statistic] = {**_RESAMPLED, **_SHARES}
 
 
 def _checked(values: npt.ArrayLike, name: str) -> FloatArray:
@@ -150,10 +151,25 @@ def bootstrap_mean(
     return bootstrap(values, {"mean": _mean}, seed=seed, n_resamples=n_resamples)["mean"]
 
 
+def share_estimate(count: int, n: int) -> Estimate:
+    """Return the share ``count`` of ``n`` with Wilson's 95% interval, None where n is 0.
+
+    Resamples of cases that all agree agree, too, so that a bootstrap interval of 100% of 30 cases
+    would be 100% to 100%.
+
+    Source:
+        Wilson, Journal of the American Statistical Association, 1927.
+    """
+    if n == 0:
+        return {"value": None, "low": None, "high": None}
+    interval = binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
+    return {"value": count / n, "low": float(interval.low), "high": float(interval.high)}
+
+
 def error_metrics(
     errors_months: npt.ArrayLike, *, seed: int = 0, n_resamples: int = N_RESAMPLES
 ) -> dict[str, Any]:
-    """Return every metric of ``METRICS`` with its bootstrap 95% interval.
+    """Return every metric of ``METRICS`` with its 95% interval: Wilson's of shares, else bootstrap.
 
     Above ``LARGE_SAMPLE`` cases nothing is resampled, see ``large_samples``.
 
@@ -174,8 +190,16 @@ def error_metrics(
     if errors.size > LARGE_SAMPLE:
         estimates = _large_sample_estimates(errors)
     else:
-        estimates = bootstrap(errors, METRICS, seed=seed, n_resamples=n_resamples)
+        estimates = bootstrap(errors, _RESAMPLED, seed=seed, n_resamples=n_resamples)
+    estimates |= {name: _share(errors, share) for name, share in _SHARES.items()}
     return {"n": int(errors.size), "few_cases": bool(errors.size < FEW_CASES), **estimates}
+
+
+def _share(errors: FloatArray, share: Statistic) -> Estimate:
+    value = float(share(errors))
+    if errors.size < 2:
+        return {"value": value, "low": None, "high": None}
+    return share_estimate(round(value * errors.size), errors.size)
 
 
 def _large_sample_estimates(errors: FloatArray) -> dict[str, Estimate]:
@@ -187,16 +211,13 @@ def _large_sample_estimates(errors: FloatArray) -> dict[str, Estimate]:
         "bias_months": mean_interval(errors, CONFIDENCE),
         "median_absolute_error_months": median_interval(absolute, CONFIDENCE),
     }
-    for limit in (6, 12, 24):
-        within = int((absolute <= limit).sum())
-        intervals[f"within_{limit}_months"] = share_interval(within, errors.size, CONFIDENCE)
     return {
         name: {
             "value": float(METRICS[name](errors)),
             "low": intervals[name][0],
             "high": intervals[name][1],
         }
-        for name in METRICS
+        for name in _RESAMPLED
     }
 
 

@@ -6,14 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
-from statsmodels.stats.proportion import proportion_confint
 
 from boneage_xai.analysis.clinical import (
     CHRONOLOGICAL,
     PROXY,
     clinical_results,
     maturity_classes,
-    share_estimate,
     skeletal_age_scores,
 )
 from boneage_xai.analysis.skeletal_age_table import BRUSH_SD_MONTHS, skeletal_age_sd_months
@@ -60,13 +58,6 @@ def test_scores_and_classes_by_hand() -> None:
     scores = skeletal_age_scores([96.0, 143.46, 144.0], [120.0] * 3, [False] * 3)
     assert scores == pytest.approx([-24 / 11.73, 2.0, 24 / 11.73])
     assert maturity_classes([*scores[[0, 2]], 2.0, -2.0, np.nan]).tolist() == [0, 2, 1, 1, -1]
-
-
-@pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 17), (17, 17)])
-def test_share_equals_statsmodels(count: int, n: int) -> None:
-    low, high = proportion_confint(count, n, method="wilson")
-    estimate = share_estimate(count, n)
-    assert estimate == pytest.approx({"value": count / n, "low": low, "high": high}, abs=1e-12)
 
 
 def cases(n: int = 500, seed: int = 0) -> pd.DataFrame:

@@ -7,11 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from boneage_xai.analysis import metrics as metrics_module
-from boneage_xai.analysis.metrics import METRICS, bootstrap, error_metrics, paired_difference
+from boneage_xai.analysis.metrics import (
+    METRICS,
+    bootstrap,
+    error_metrics,
+    paired_difference,
+    share_estimate,
+)
 from boneage_xai.errors import ConfigError, DataError
 
+RESAMPLED = [name for name in METRICS if not name.startswith("within_")]
 ERRORS = [-30.0, -12.0, -6.0, 0.0, 3.0, 6.5, 20.0]
 
 
@@ -70,11 +78,38 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         assert 0.90 <= count / 300 <= 0.98
 
 
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 17), (17, 17)])
+def test_share_equals_statsmodels(count: int, n: int) -> None:
+    low, high = proportion_confint(count, n, method="wilson")
+    estimate = share_estimate(count, n)
+    assert estimate == pytest.approx({"value": count / n, "low": low, "high": high}, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [30, 200, 6000])
+def test_all_cases_within_a_limit_do_not_make_it_certain(n: int) -> None:
+    errors = np.random.default_rng(0).uniform(-5.0, 5.0, n)
+    low, high = proportion_confint(n, n, method="wilson")
+    expected = {"value": 1.0, "low": low, "high": high}
+    assert error_metrics(errors, n_resamples=50)["within_6_months"] == pytest.approx(expected)
+    assert low < 1
+
+
+def test_share_interval_covers_the_truth_near_one() -> None:
+    # 97% of these lie within 6 months; all of 50 do so in 22% of samples.
+    rng = np.random.default_rng(12)
+    hits = 0
+    for _ in range(300):
+        errors = np.where(rng.random(50) < 0.97, 1.0, 7.0)
+        found = error_metrics(errors, n_resamples=1)["within_6_months"]
+        hits += found["low"] <= 0.97 <= found["high"]
+    assert 0.90 <= hits / 300 <= 0.98
+
+
 def test_all_metrics_see_the_same_resamples() -> None:
     errors = np.random.default_rng(0).normal(0.0, 9.0, 50)
     together = error_metrics(errors, seed=4, n_resamples=300)
-    for name, statistic in METRICS.items():
-        alone = bootstrap(errors, {name: statistic}, seed=4, n_resamples=300)[name]
+    for name in RESAMPLED:
+        alone = bootstrap(errors, {name: METRICS[name]}, seed=4, n_resamples=300)[name]
         assert together[name] == alone
 
 
