@@ -12,9 +12,10 @@ import pandas as pd
 from boneage_xai import __version__
 from boneage_xai.analysis.comparison import Comparison, compare
 from boneage_xai.analysis.metrics import bootstrap_mean
+from boneage_xai.analysis.multiplicity import difference_shown
 from boneage_xai.analysis.subgroups import SEX_BY_AGE
 from boneage_xai.errors import ReportError
-from boneage_xai.figures.comparison import LEVEL, paired_errors
+from boneage_xai.figures.comparison import paired_errors
 from boneage_xai.store import AnalysisFolder, write_table, write_text
 from reports.blocks import Block, Drawing, Section, Table, Text
 from reports.report import render_page
@@ -87,15 +88,15 @@ def comparison_sentences(found: Comparison) -> tuple[str, ...]:
         overall = groups[groups["by"] == "all"].to_dict("records")[0]
         sentences.append(_verdict(pair, overall))
         cells = groups[groups["by"] == SEX_BY_AGE]
-        for winner, chosen in (
-            (pair[0], cells[cells["mae_difference_months"] < 0]),
-            (pair[1], cells[cells["mae_difference_months"] > 0]),
+        found_cells = cells[difference_shown(cells["p_holm"], cells["low"], cells["high"])]
+        for winner, shown in (
+            (pair[0], found_cells[found_cells["mae_difference_months"] < 0]),
+            (pair[1], found_cells[found_cells["mae_difference_months"] > 0]),
         ):
-            shown = chosen[chosen["p_holm"] < LEVEL]
             if not shown.empty:
                 named = "; ".join(_group(row) for row in shown.to_dict("records"))
                 sentences.append(f"{winner} is closer in: {named}.")
-        if not (cells["p_holm"] < LEVEL).any():
+        if found_cells.empty:
             sentences.append(
                 f"In none of {len(cells)} groups by sex and age could a difference between "
                 f"{pair[0]} and {pair[1]} be shown after Holm's correction."
@@ -118,7 +119,7 @@ def _verdict(pair: tuple[str, str], overall: dict[Any, Any]) -> str:
         f"{months(overall['mae_b_months'], digits=2)} months, difference "
         f"{months(value, signed=True, digits=2)}{interval}, p {_p(overall['p_holm'])}"
     )
-    if pd.isna(overall["p_holm"]) or overall["p_holm"] >= LEVEL or value == 0:
+    if not difference_shown(overall["p_holm"], low, high):
         return f"No difference between {pair[0]} and {pair[1]} could be shown ({numbers})."
     closer, other = pair if value < 0 else pair[::-1]
     return f"{closer} is closer than {other} (mean absolute error of {pair[0]} {numbers})."

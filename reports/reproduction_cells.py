@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from boneage_xai.analysis.multiplicity import difference_shown
 from boneage_xai.analysis.published import PublishedError, published_error
 from reports.groups_section import p_text
 from reports.wording import estimate_text, months
 
-LEVEL = 0.05
 SET_WORDS = {
     "test": "official test set (200)",
     "validation": "its own validation cases",
@@ -141,6 +141,6 @@ def sex_verdict(pair: Record) -> str:
     difference, p = pair["difference_months"], pair["p_holm"]
     low, high = difference["low"], difference["high"]
     words = "helps" if difference["value"] < 0 else "harms"
-    if p is None or low is None or p >= LEVEL or low <= 0 <= high:
+    if p is None or low is None or not difference_shown(p, low, high):
         words = "no difference shown"
     return f"{words} (unfinished arms)" if pair["unfinished"] else words

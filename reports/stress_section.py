@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from boneage_xai.analysis.multiplicity import LEVEL, difference_shown
 from boneage_xai.analysis.stress import EXAMPLES_FILE, read_examples, summarise_stress
 from boneage_xai.analysis.stress_transforms import PUBLISHED_FAMILIES, STRESS_TRANSFORMS
-from boneage_xai.figures.stress import LEVEL, stress_effects, stress_pairs
+from boneage_xai.figures.stress import stress_effects, stress_pairs
 from boneage_xai.store import AnalysisFolder
 from reports.attribution_sections import figure_text
 from reports.blocks import Block, Drawing, Section, Table, Text
@@ -91,10 +92,16 @@ def _what_was_done(summary: pd.DataFrame) -> str:
     )
 
 
+def made_larger(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the changes that are shown to make the error larger, as from ``summarise_stress``."""
+    shown = difference_shown(summary["p_holm"], summary["low"], summary["high"])
+    return summary[shown & (summary["mae_change_months"] > 0)]
+
+
 def _verdicts(summary: pd.DataFrame) -> list[str]:
     if not summary["n_labelled"].any():
         return ["No case has a reference bone age, so that only movements are given."]
-    found = summary[(summary["p_holm"] < LEVEL) & (summary["mae_change_months"] > 0)]
+    found = made_larger(summary)
     worst = found.sort_values("mae_change_months", ascending=False)
     worst = worst.drop_duplicates("family").head(_NAMED)
     sentences = []

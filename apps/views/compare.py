@@ -20,9 +20,9 @@ from boneage_xai.analysis.comparison import (
     differences_from_first,
 )
 from boneage_xai.analysis.metrics import bootstrap_mean
+from boneage_xai.analysis.multiplicity import LEVEL
 from boneage_xai.analysis.subgroups import age_bin_indices
 from boneage_xai.errors import BoneAgeError
-from boneage_xai.figures.comparison import LEVEL
 from boneage_xai.store import AnalysisFolder
 from reports.comparison import comparison_sentences
 from reports.wording import method_name, months, preferred_method
@@ -178,8 +178,8 @@ def _errors(
     )
     st.caption(
         f"Left of 0, A is closer to the reference on the same cases. Filled: p < {LEVEL:g} "
-        "(Wilcoxon, after Holm's correction within groups of a kind); with paired bootstrap 95% "
-        "intervals. Click a point to see its cases."
+        "(Wilcoxon, after Holm's correction within groups of a kind) and a paired bootstrap 95% "
+        "interval that leaves out 0. Click a point to see its cases."
     )
     _cases(folder, both, groups, names)
 

@@ -16,8 +16,8 @@ from apps.views.charts import (
     SEX_SCALE,
     case_points,
 )
+from boneage_xai.analysis.multiplicity import LEVEL, difference_shown
 from boneage_xai.analysis.subgroups import SEX_BY_AGE
-from boneage_xai.figures.comparison import LEVEL
 from boneage_xai.figures.style import SERIES_COLOURS, SEX_NAMES
 
 ALL_SEXES = "girls and boys"
@@ -43,14 +43,16 @@ def paired_chart(groups: pd.DataFrame, names: tuple[str, str]) -> alt.LayerChart
         names: of model A and model B.
 
     Returns:
-        A point with interval per group; filled where the corrected test finds a difference.
+        A point with interval per group; filled where interval and corrected test show one.
     """
     kinds = {"all": 0, "sex": 1, "age": 2, SEX_BY_AGE: 2}
     shown = groups.assign(
         group=[comparison_key(row) for row in groups.to_dict("records")],
         label=[group_label(row) for row in groups.to_dict("records")],
         sex_name=[SEX_NAMES.get(str(sex), ALL_SEXES) for sex in groups["sex"]],
-        verdict=np.where(groups["p_holm"] < LEVEL, _FOUND, _NOT_FOUND),
+        verdict=np.where(
+            difference_shown(groups["p_holm"], groups["low"], groups["high"]), _FOUND, _NOT_FOUND
+        ),
         kind=groups["by"].map(kinds),
     ).sort_values(["kind", "age_from_months", "sex"], kind="stable", na_position="first")
     title = f"← {names[0]} closer, months, {names[1]} closer →"

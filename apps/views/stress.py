@@ -15,13 +15,13 @@ from apps.views import reading, stress_charts, summaries
 from apps.views.cards import cards, missing
 from apps.views.links import linked_choice, plain
 from apps.views.picked import follow_pick, offer_case, offer_cases, ordered, picked
+from boneage_xai.analysis.multiplicity import LEVEL
 from boneage_xai.analysis.sex_effect import errors_without_sex, milestones, summarise_sex_effect
 from boneage_xai.analysis.stress import StressExample
 from boneage_xai.analysis.stress_transforms import STRESS_TRANSFORMS
-from boneage_xai.figures.stress import LEVEL
 from boneage_xai.store import AnalysisFolder
 from reports.sex_section import sex_sentences, uses_sex
-from reports.stress_section import stress_sentences
+from reports.stress_section import made_larger, stress_sentences
 from reports.wording import SEX_PLURALS, months, percent
 
 STRESS = "boneage-xai stress RUN --data SOURCE --out DIR"
@@ -104,7 +104,8 @@ def _appearance(folder: AnalysisFolder, table: pd.DataFrame, summary: pd.DataFra
     )
     st.caption(
         "Errors after minus before the change on the same cases, with 95% intervals; filled: "
-        f"p < {LEVEL:g} after Holm's correction. Click a point to see its cases below."
+        f"p < {LEVEL:g} after Holm's correction, and an interval that leaves out 0. Click a point "
+        "to see its cases below."
         if measure == "mae_change_months"
         else "Movement of predictions, whether the error grows or shrinks. Click a point to see "
         "its cases below."
@@ -120,7 +121,7 @@ def _appearance(folder: AnalysisFolder, table: pd.DataFrame, summary: pd.DataFra
 
 
 def _headline(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
-    hurt = summary[(summary["p_holm"] < LEVEL) & (summary["mae_change_months"] > 0)]
+    hurt = made_larger(summary)
     far = summary.iloc[int(summary["worst_delta_months"].abs().argmax())]
     numbers = []
     if summary["n_labelled"].any():

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from apps.views.charts import CASE_TOOLTIP, NEUTRAL, PICKED, age_scale, case_points
-from boneage_xai.figures.stress import LEVEL
+from boneage_xai.analysis.multiplicity import difference_shown
 from boneage_xai.figures.style import BLUE, GREEN, VERMILLION, month_ticks
 
 MEASURES = {
@@ -39,8 +39,8 @@ def effects_chart(summary: pd.DataFrame, measure: str) -> alt.LayerChart:
         measure: a key of ``MEASURES``.
 
     Returns:
-        A point per transform; for the change of the error with its interval, hollow where the
-        corrected test finds none.
+        A point per transform; for the change of the error with its interval, hollow where
+        interval and corrected test do not show one.
     """
     is_error = measure == "mae_change_months"
     shown = summary.assign(
@@ -51,7 +51,7 @@ def effects_chart(summary: pd.DataFrame, measure: str) -> alt.LayerChart:
         value=summary[measure],
         verdict=np.select(
             [
-                ~(summary["p_holm"] < LEVEL),
+                ~difference_shown(summary["p_holm"], summary["low"], summary["high"]),
                 summary["mae_change_months"] > 0,
             ],
             ["no change shown", "larger error"],

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from boneage_xai.errors import DataError
 
+LEVEL = 0.05
+
 
 def holm(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return p-values corrected so that the chance of any false finding stays below the level.
@@ -43,3 +45,23 @@ def holm_of_known(p_values: Sequence[float | None]) -> list[float | None]:
         None if known is None else float(value)
         for known, value in zip(p_values, corrected, strict=True)
     ]
+
+
+def difference_shown(
+    p_holm: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike
+) -> npt.NDArray[np.bool_]:
+    """Say where a difference of means is shown: test and interval must agree.
+
+    Signed ranks ask whether more cases are better than worse, and may point the other way than the
+    mean where a few cases differ by much. So a small p alone does not say which mean is smaller.
+
+    Args:
+        p_holm: (m,) corrected p-values, NaN where there is none.
+        low: (m,) lower ends of the 95% intervals of the difference, NaN where there is none.
+        high: (m,) upper ends.
+
+    Returns:
+        (m,) whether p is below ``LEVEL`` and the interval leaves out 0.
+    """
+    p, lower, upper = (np.asarray(one, dtype=np.float64) for one in (p_holm, low, high))
+    return np.asarray((p < LEVEL) & ((lower > 0) | (upper < 0)))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from boneage_xai.analysis.multiplicity import LEVEL, difference_shown
 from boneage_xai.analysis.subgroups import SEX_BY_AGE
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.style import (
@@ -20,8 +21,6 @@ from boneage_xai.figures.style import (
     styled,
 )
 
-LEVEL = 0.05
-
 
 @styled
 def paired_errors(groups: pd.DataFrame) -> Figure:
@@ -32,7 +31,8 @@ def paired_errors(groups: pd.DataFrame) -> Figure:
 
     Returns:
         One axes: all cases on top, then girls and boys, then both by age; left of 0 the first
-        model is closer; filled where the corrected test finds a difference.
+        model is closer; filled where interval and corrected test
+        show a difference.
 
     Raises:
         ReportError: no rows, or more than one pair.
@@ -54,6 +54,7 @@ def paired_errors(groups: pd.DataFrame) -> Figure:
         value, low, high = group["mae_difference_months"], group["low"], group["high"]
         sex = group["sex"]
         colour = SEX_COLOURS.get(sex, BLACK)
+        shown_here = difference_shown(group["p_holm"], low, high)
         bounds = [[max(value - low, 0.0)], [max(high - value, 0.0)]] if low == low else None
         axes.errorbar(
             [value],
@@ -61,7 +62,7 @@ def paired_errors(groups: pd.DataFrame) -> Figure:
             xerr=bounds,
             fmt=SEX_MARKERS.get(sex, "D"),
             color=colour,
-            markerfacecolor=colour if group["p_holm"] < LEVEL else "white",
+            markerfacecolor=colour if shown_here else "white",
             elinewidth=1.3,
             capsize=3,
             markersize=6,
@@ -73,7 +74,8 @@ def paired_errors(groups: pd.DataFrame) -> Figure:
     first, second = (_plain(str(groups[name].iloc[0])) for name in ("model_a", "model_b"))
     axes.set_title(f"Mean absolute error of {first} minus that of {second}")
     axes.set_xlabel(
-        f"← {first} closer      months, 95% interval (filled: p < {LEVEL:g} after Holm)      "
+        f"← {first} closer      months, 95% interval "
+        f"(filled: beyond 0, p < {LEVEL:g} after Holm)      "
         f"{second} closer →",
         fontsize=9,
     )

@@ -13,6 +13,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
+from boneage_xai.analysis.multiplicity import LEVEL, difference_shown
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.style import (
     BLUE,
@@ -27,7 +28,6 @@ from boneage_xai.figures.style import (
 )
 from boneage_xai.types import FloatImage
 
-LEVEL = 0.05
 HIGHEST_MONTHS = 250
 """Where learning curves are cut: the first epochs of a training may be off by any amount."""
 
@@ -101,7 +101,8 @@ def sex_differences_figure(pairs: Sequence[Mapping[str, Any]], measured_on: str)
         measured_on: what the cases are, in words.
 
     Returns:
-        One axes; left of 0 the sex helps; filled where the corrected test finds a difference.
+        One axes; left of 0 the sex helps; filled where interval and corrected test
+        show a difference.
 
     Raises:
         ReportError: no pairs.
@@ -112,7 +113,10 @@ def sex_differences_figure(pairs: Sequence[Mapping[str, Any]], measured_on: str)
     axes = figure.add_subplot()
     for row, pair in enumerate(pairs):
         value, bars = interval_bars(pair["difference_months"])
-        shown = pair["p_holm"] is not None and pair["p_holm"] < LEVEL
+        ends = pair["difference_months"]["low"], pair["difference_months"]["high"]
+        shown = difference_shown(
+            *(np.nan if one is None else one for one in (pair["p_holm"], *ends))
+        )
         axes.errorbar(
             [value],
             [row],
@@ -130,7 +134,8 @@ def sex_differences_figure(pairs: Sequence[Mapping[str, Any]], measured_on: str)
     axes.grid(visible=False, axis="y")
     axes.set_title(f"Mean absolute error with the sex minus without it, {measured_on}")
     axes.set_xlabel(
-        f"← the sex helps      months, 95% interval (filled: p < {LEVEL:g} after Holm)      "
+        "← the sex helps      months, 95% interval "
+        f"(filled: beyond 0, p < {LEVEL:g} after Holm)      "
         "it harms →",
         fontsize=9,
     )

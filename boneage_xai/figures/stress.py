@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from boneage_xai.analysis.multiplicity import LEVEL, difference_shown
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.style import (
     BLACK,
@@ -24,7 +25,6 @@ from boneage_xai.figures.style import (
     styled,
 )
 
-LEVEL = 0.05
 _MOVED_SHADES = {6: "#CFE3F1", 12: "#6FAED6", 24: BLUE}
 _GAP_ROWS = 0.7
 _ROW_INCHES = 0.21
@@ -81,7 +81,7 @@ def _error_changes(axes: Axes, summary: pd.DataFrame, rows: npt.NDArray[np.float
         for name in ("mae_change_months", "low", "high", "p_holm")
     )
     spread = np.nan_to_num(np.vstack([value - low, high - value])).clip(min=0.0)
-    found = p_value < LEVEL
+    found = difference_shown(p_value, low, high)
     for chosen, filled, colour in (
         (found & (value > 0), True, VERMILLION),
         (found & (value <= 0), True, BLUE),
@@ -108,7 +108,9 @@ def _error_changes(axes: Axes, summary: pd.DataFrame, rows: npt.NDArray[np.float
         axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:g}".replace("-", "−"))
         scale = "; logarithmic beyond ±1"
     axes.set_title("Change of the mean absolute error")
-    axes.set_xlabel(f"months, 95% interval (filled: p < {LEVEL:g} after Holm{scale})", fontsize=9)
+    axes.set_xlabel(
+        f"months, 95% interval (filled: beyond 0, p < {LEVEL:g} after Holm{scale})", fontsize=9
+    )
 
 
 def _moved(axes: Axes, summary: pd.DataFrame, rows: npt.NDArray[np.float64]) -> None:

@@ -118,6 +118,19 @@ def test_the_sentences_say_who_wins_where(tmp_path: Path) -> None:
     assert figure_bytes(paired_errors(found.groups)) == figure_bytes(paired_errors(found.groups))
 
 
+def test_ranks_that_contradict_the_means_show_nothing(tmp_path: Path) -> None:
+    # A is farther off in most cases by little, and nearer in a few by much: signed ranks say that
+    # A is worse, the mean that it is better.
+    b = np.full(N, 6.0)
+    a = b + np.where(np.arange(N) % 6, np.linspace(0.3, 0.5, N), -2.5)
+    found = compare([folder(tmp_path / "a", a), folder(tmp_path / "b", b)])
+    row = found.groups[found.groups["by"] == "all"].iloc[0]
+    assert row["mae_difference_months"] < 0 < row["high"]
+    assert row["p_holm"] < 0.001
+    assert wilcoxon(np.abs(a) - np.abs(b), alternative="greater").pvalue < 0.001
+    assert comparison_sentences(found)[0].startswith("No difference between a and b could be shown")
+
+
 def test_three_models_make_three_pairs_and_one_correction(tmp_path: Path) -> None:
     folders = [folder(tmp_path / name, errors_of(6 + n, n)) for n, name in enumerate("abc")]
     groups = compare(folders).groups

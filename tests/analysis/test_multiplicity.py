@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boneage_xai.analysis.multiplicity import holm
+from boneage_xai.analysis.multiplicity import difference_shown, holm
 from boneage_xai.errors import DataError
 
 
@@ -28,3 +28,12 @@ def test_corrected_lie_between_the_raw_and_bonferroni(values: list[float]) -> No
 def test_what_is_no_p_value_is_refused(values: list[float]) -> None:
     with pytest.raises(DataError, match="expected p-values"):
         holm(values)
+
+
+def test_a_difference_needs_the_test_and_the_interval() -> None:
+    shown = difference_shown(
+        [0.01, 0.01, 0.01, 0.05, np.nan, 0.01],
+        [0.1, -2.0, -0.1, 0.1, 0.1, np.nan],
+        [2.0, -0.1, 2.0, 2.0, 2.0, np.nan],
+    )
+    assert shown.tolist() == [True, True, False, False, False, False]

@@ -26,6 +26,7 @@ from boneage_xai.figures.style import VERMILLION, figure_bytes
 from boneage_xai.models.checkpoint import load_run
 from boneage_xai.predict import predict_pixels
 from boneage_xai.types import Radiograph
+from reports.stress_section import made_larger, stress_sentences
 
 
 def made_up(n: int = 40) -> pd.DataFrame:
@@ -73,6 +74,30 @@ def test_summary_against_scipy_and_by_definition() -> None:
     np.testing.assert_allclose(summary["p_value"], p_values)
     np.testing.assert_allclose(summary["p_holm"], holm(p_values))
     assert summary.loc["rotation_90", "p_holm"] < 0.001 < summary.loc["flip_left_right", "p_holm"]
+
+
+def test_ranks_that_contradict_the_means_are_no_harm() -> None:
+    before = np.full(120, 6.0)
+    after = before - np.where(np.arange(120) % 6, np.linspace(0.3, 0.5, 120), -2.5)
+    table = pd.DataFrame(
+        {
+            "case_id": [str(n) for n in range(120)],
+            "sex": "F",
+            "reference_months": 100.0,
+            "family": "one",
+            "transform": "one",
+            "parameter": "one",
+            "original_months": 100.0 + before,
+            "predicted_months": 100.0 + after,
+            "delta_months": after - before,
+        }
+    )
+    summary = summarise_stress(table)
+    row = summary.iloc[0]
+    assert row["low"] < 0 < row["mae_change_months"]
+    assert row["p_holm"] < 0.001
+    assert made_larger(summary).empty
+    assert "No change of appearance could be shown" in " ".join(stress_sentences(summary))
 
 
 def test_without_references_only_movements_are_told() -> None:
