@@ -63,7 +63,7 @@ def _regression(line: Mapping[str, Any]) -> str:
     if lost["value"] is None or line["sd_ratio"] is None or lost["low"] is None:
         return "Too few cases, or all of one age, to say whether predictions keep to the middle."
     verdict = (
-        "Predictions do not keep to the middle age"
+        "Whether predictions keep to the middle age cannot be told"
         if lost["low"] <= 0 <= lost["high"]
         else "Predictions keep to the middle age"
         if lost["value"] > 0
@@ -80,7 +80,7 @@ def _regression(line: Mapping[str, Any]) -> str:
         text += (
             f" Read the other way, a month more of prediction stands for {slope['value']:.2f} "
             f"months more of reference ({slope['low']:.2f} to {slope['high']:.2f})"
-            + (", which is as it should be." if inside else "; it should be 1.")
+            + ("; 1, as it should be, is among them." if inside else "; it should be 1.")
         )
     return text
 
@@ -117,10 +117,10 @@ def groups(folder: AnalysisFolder) -> Section | None:
     blocks: list[Block] = [
         Text(
             (
-                "Whether a group is read too old or too young is tested with Wilcoxon's "
-                "signed-rank test, whether its errors are larger or smaller than those of all "
-                "other cases with the Mann–Whitney test. P-values are corrected for the number of "
-                "groups in each table (Holm); groups under 20 cases are marked † and not tested.",
+                "Whether a group is read too old or too young on average is tested with Student's "
+                "t-test, whether its mean absolute error is larger or smaller than that of all "
+                "other cases with Welch's. P-values are corrected for the number of groups in each "
+                "table (Holm); groups under 20 cases are marked † and not tested.",
             )
         )
     ]

@@ -167,14 +167,13 @@ def performance_sentences(metrics: Mapping[str, Any], model: str) -> tuple[str, 
             for name, entry in baselines.items()
         ]
         best = min(entry["mae_months"]["value"] for entry in baselines.values())
-        ours = overall["mae_months"]
         verdict = (
-            "closer than every baseline"
-            if ours["value"] < best
-            else "not closer than the best baseline"
+            "not closer than the best baseline"
+            if overall["mae_months"]["value"] >= best
+            else "closer than every baseline"
+            if all(_surely_closer(metrics, name) for name in baselines)
+            else "closer than every baseline in these cases, but not surely so in others"
         )
-        if ours["value"] < best and ours["high"] is not None and ours["high"] >= best:
-            verdict += ", though the best of them lies within its interval,"
         sentences.append(
             f"The model is {verdict} on the same cases (mean absolute error in months – "
             f"{'; '.join(named)})."
@@ -188,13 +187,20 @@ def performance_sentences(metrics: Mapping[str, Any], model: str) -> tuple[str, 
     return tuple(sentences)
 
 
+def _surely_closer(metrics: Mapping[str, Any], baseline: str) -> bool:
+    """Return whether the interval of the paired difference to a baseline lies below 0."""
+    found = metrics.get("paired", {}).get(baseline, {}).get("mae_difference_months", {})
+    high = found.get("high")
+    return high is not None and high < 0
+
+
 def _bias_sentence(bias: Mapping[str, float | None]) -> str:
     value, low, high = bias["value"], bias["low"], bias["high"]
     if value is None or low is None or high is None:
         return ""
     text, interval = estimate_text("bias_months", bias)
     if low <= 0 <= high:
-        return f"Over all cases no bias is seen: {text} months ({interval}). "
+        return f"Over all cases no bias can be shown: {text} months ({interval}). "
     return (
         f"Over all cases it reads {months(abs(value))} months too "
         f"{'old' if value > 0 else 'young'} (bias {text}, {interval}). "
@@ -210,7 +216,7 @@ def _trend_sentence(agreement: Mapping[str, Any]) -> str:
         f"{months(12 * slope['low'], signed=True)} to {months(12 * slope['high'], signed=True)}"
     )
     if slope["low"] <= 0 <= slope["high"]:
-        return f"The difference shows no trend over age ({numbers})."
+        return f"No trend of the difference over age can be shown ({numbers})."
     if slope["value"] < 0:
         return f"It reads towards the middle: the young too old, the old too young ({numbers})."
     return f"It overstates the spread: the young too young, the old too old ({numbers})."

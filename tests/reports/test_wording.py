@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from boneage_xai.store import AnalysisFolder
+from reports.groups_section import _regression
 from reports.wording import estimate_text, months, performance_sentences
 
 
@@ -33,7 +34,7 @@ def test_estimates_as_text() -> None:
     [
         ((-0.1, -0.2, -0.05), "towards the middle"),
         ((0.1, 0.05, 0.2), "overstates the spread"),
-        ((0.01, -0.1, 0.1), "no trend over age"),
+        ((0.01, -0.1, 0.1), "No trend of the difference over age can be shown"),
     ],
 )
 def test_trend_is_told_by_the_interval_of_the_slope(
@@ -42,3 +43,23 @@ def test_trend_is_told_by_the_interval_of_the_slope(
     metrics = AnalysisFolder.open(analysis_folder).metrics()
     metrics["agreement"]["slope"] = dict(zip(("value", "low", "high"), slope, strict=True))
     assert re.search(words, " ".join(performance_sentences(metrics, "toy")))
+
+
+@pytest.mark.parametrize(
+    ("high", "words"),
+    [(-0.1, "closer than every baseline on"), (0.1, "not surely so in others")],
+)
+def test_closer_than_baselines_is_told_by_the_paired_interval(
+    analysis_folder: Path, high: float, words: str
+) -> None:
+    metrics = AnalysisFolder.open(analysis_folder).metrics()
+    metrics["paired"]["mean"]["mae_difference_months"]["high"] = high
+    assert words in " ".join(performance_sentences(metrics, "toy"))
+
+
+def test_a_wide_interval_is_no_finding_on_calibration() -> None:
+    wide = {"value": 0.3, "low": -0.05, "high": 0.65}
+    slope = {"value": 0.5, "low": -0.1, "high": 1.2}
+    text = _regression({"regression_to_the_mean": wide, "sd_ratio": 0.9, "slope": slope})
+    assert text.startswith("Whether predictions keep to the middle age cannot be told")
+    assert "1, as it should be, is among them" in text
