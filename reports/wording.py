@@ -240,6 +240,10 @@ def split_sentence(folder: AnalysisFolder) -> str:
     """Return which cases were analysed, in words."""
     data = folder.manifest["data"]
     words = SPLIT_WORDS.get(str(data.get("split")))
+    # Of the run's own data, what it was not trained on is what its best epoch was chosen by.
+    chose = folder.manifest["steps"].get("evaluate", {}).get("n_validation", 0)
+    if words and chose and data.get("split") == "held-out":
+        words += f"; {chose:,} of them chose its best epoch"
     return counted(data.get("n", 0), "case") + (f", {words}" if words else "")
 
 

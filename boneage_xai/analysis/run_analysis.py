@@ -198,9 +198,9 @@ def evaluate_run(
     sexes = check_sexes(prepared.run, few, prepared.cache, frame, seed=seed)
     n_unlabelled = len(prepared.cohort) - len(cohort)
     detail: dict[str, Any] = {"n": len(frame), "seed": seed, "n_unlabelled": n_unlabelled}
+    detail["n_validation"] = seen = _in_split(prepared, cohort, "validation")
     if calibration is not None:
         frame = corrected_table(frame, calibration.correction)
-        seen = _in_split(prepared, cohort, "validation")
         detail["corrected"] = {**calibration.correction.to_dict(), "n_fitted_on": seen}
     frame = frame.assign(**columns)
     metrics = evaluate(frame, _baseline_predictions(prepared, cohort), seed=seed, columns=by)

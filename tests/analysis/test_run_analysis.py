@@ -115,6 +115,8 @@ def test_evaluate_then_attribute_fill_a_new_folder(
     assert metrics["overall"]["mae_months"]["value"] == pytest.approx(errors.abs().mean())
     assert set(metrics["baselines"]) == {"mean", "sex_mean", "intensity_ridge"}
     assert folder.history() is not None
+    # All that the run was not trained on are its validation cases.
+    assert folder.manifest["steps"]["evaluate"]["n_validation"] == len(predictions) == 8
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
     settings = AttributionSettings(baseline="mean")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from boneage_xai.store import AnalysisFolder
+from boneage_xai.store import AnalysisFolder, read_json, write_json
 from reports.groups_section import _regression
-from reports.wording import estimate_text, months, performance_sentences
+from reports.wording import estimate_text, months, performance_sentences, split_sentence
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,15 @@ def test_a_wide_interval_is_no_finding_on_calibration() -> None:
     text = _regression({"regression_to_the_mean": wide, "sd_ratio": 0.9, "slope": slope})
     assert text.startswith("Whether predictions keep to the middle age cannot be told")
     assert "1, as it should be, is among them" in text
+
+
+def test_held_out_cases_that_chose_the_best_epoch_are_told(analysis_folder: Path) -> None:
+    manifest = read_json(analysis_folder / "analysis.json")
+    manifest["data"]["split"] = "held-out"
+    write_json(analysis_folder / "analysis.json", manifest)
+    before = split_sentence(AnalysisFolder.open(analysis_folder))
+    assert before.endswith("none of which the network was trained on")
+    manifest["steps"]["evaluate"]["n_validation"] = 11
+    write_json(analysis_folder / "analysis.json", manifest)
+    after = split_sentence(AnalysisFolder.open(analysis_folder))
+    assert after == f"{before}; 11 of them chose its best epoch"
