@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from boneage_xai.analysis.metrics import FEW_CASES
 from boneage_xai.analysis.multiplicity import LEVEL, difference_shown
 from boneage_xai.analysis.stress import EXAMPLES_FILE, read_examples, summarise_stress
 from boneage_xai.analysis.stress_transforms import PUBLISHED_FAMILIES, STRESS_TRANSFORMS
@@ -120,7 +121,7 @@ def _verdicts(summary: pd.DataFrame) -> list[str]:
     harmless = [
         str(family)
         for family, group in summary.groupby("family", sort=False)
-        if (group["high"] < _WORTH_NAMING_MONTHS).all()
+        if (group["high"] < _WORTH_NAMING_MONTHS).all() and (group["n_labelled"] >= FEW_CASES).all()
     ]
     if harmless:
         sentences.append(

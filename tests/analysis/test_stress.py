@@ -100,6 +100,12 @@ def test_ranks_that_contradict_the_means_are_no_harm() -> None:
     assert "No change of appearance could be shown" in " ".join(stress_sentences(summary))
 
 
+def test_a_handful_of_cases_clears_no_change() -> None:
+    assert "adds more than 0.5 month" in " ".join(stress_sentences(summarise_stress(made_up(40))))
+    few = stress_sentences(summarise_stress(made_up(5)))
+    assert "adds more than 0.5 month" not in " ".join(few)
+
+
 def test_without_references_only_movements_are_told() -> None:
     summary = summarise_stress(made_up().assign(reference_months=np.nan))
     assert summary[["mae_change_months", "low", "p_value", "p_holm"]].isna().all(axis=None)
