@@ -19,6 +19,9 @@ import streamlit as st
 Chart = alt.Chart | alt.LayerChart
 Specification = dict[str, Any]
 
+MOST_ELEMENTS = 500
+"""Of more rows than this a chart is drawn on a canvas, of fewer as elements with descriptions."""
+
 
 def show_chart(chart: Chart, **settings: Any) -> Any:
     """Show a chart, with the arguments of ``st.vega_lite_chart``; return what was picked in it."""
@@ -85,10 +88,13 @@ def specification(chart: Chart) -> Specification:
             part.data = alt.NamedData(name=names[id(frame)])
     spec: Specification = shown.to_dict(validate=False)
     # Altair's own look; Streamlit has one, too.
-    config = {} if chart.config is alt.Undefined else spec.get("config", {})
-    # Descriptions of marks are for charts drawn as SVG; on Streamlit's canvas nobody can read
-    # them, and writing one for each point takes longer than drawing it.
-    return {**spec, "config": {**config, "aria": False}, "datasets": datasets}
+    if chart.config is alt.Undefined:
+        spec.pop("config", None)
+    if max((table.num_rows for table in datasets.values()), default=0) > MOST_ELEMENTS:
+        # A description for each point takes longer than drawing it, and nobody reads so many.
+        spec["config"] = {**spec.get("config", {}), "aria": False}
+        spec["usermeta"] = {"embedOptions": {"renderer": "canvas"}}
+    return {**spec, "datasets": datasets}
 
 
 def _parts(chart: Any) -> Iterator[Any]:

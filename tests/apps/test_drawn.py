@@ -13,7 +13,7 @@ import pytest
 
 from apps.views import charts, region_charts
 from apps.views.certainty_charts import interval_chart
-from apps.views.drawn import specification
+from apps.views.drawn import MOST_ELEMENTS, specification
 
 
 def _cases(n: int) -> pd.DataFrame:
@@ -60,10 +60,17 @@ def test_a_specification_is_what_altair_makes_and_leaves_the_chart() -> None:
     ours = specification(chart)
     with alt.theme.enable("none"):
         altairs = chart.to_dict()
-    # Nobody can read descriptions of marks on a canvas.
-    assert ours.pop("config") == {"aria": False}
     assert _told(ours) == _told(altairs)
     assert isinstance(chart.layer[2].data, pd.DataFrame)
+
+
+def test_many_points_are_drawn_on_a_canvas_and_few_are_described() -> None:
+    few, many = (
+        specification(charts.predicted_chart(_cases(n))) for n in (MOST_ELEMENTS, MOST_ELEMENTS + 1)
+    )
+    assert not {"config", "usermeta"} & few.keys()
+    assert many["config"] == {"aria": False}
+    assert many["usermeta"]["embedOptions"] == {"renderer": "canvas"}
 
 
 def test_points_have_what_is_shown_of_a_case_and_no_more() -> None:
