@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -189,10 +189,11 @@ def _read_rows(path: Path, grid: Grid, positions: Mapping[str, int]) -> LabelTab
     problems: list[Problem] = []
     refused: list[str] = []
     lines: dict[str, list[int]] = defaultdict(list)
+    named, taken = Counter(grid.header), set(positions.values())
     further = {
         name: i
         for i, name in enumerate(grid.header)
-        if name and i not in positions.values() and grid.header.count(name) == 1
+        if name and i not in taken and named[name] == 1
     }
 
     for line, cells in grid.records:

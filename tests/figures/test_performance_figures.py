@@ -139,7 +139,7 @@ def test_bland_altman_draws_the_limits_and_slope_of_the_analysis() -> None:
     (sloped,) = [line for line in axes.lines if "slope" in str(line.get_label())]
     x, y = np.asarray(sloped.get_xdata()), np.asarray(sloped.get_ydata())
     assert (y[1] - y[0]) / (x[1] - x[0]) == pytest.approx(result["slope"]["value"])
-    assert f"{result['slope']['value']:+.3f}" in str(sloped.get_label())
+    assert f"{result['slope']['value']:+.3f}".replace("-", "−") in str(sloped.get_label())
 
 
 def test_subgroup_figure_places_value_interval_and_counts() -> None:

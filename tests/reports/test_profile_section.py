@@ -89,7 +89,7 @@ def test_answer_comes_first_in_the_numbers_of_the_profile(girls: Path) -> None:
         "what the area would give"
     )
     assert first.paragraphs[0].startswith(expected)
-    assert "agree for PIP joints; differ for DIP joints" in first.paragraphs[0]
+    assert "it agrees for PIP joints; it differs for DIP joints" in first.paragraphs[0]
     assert "--random-weights --out" in words(made)
     drawings = [one for one in made.blocks if isinstance(one, Drawing)]
     assert len(drawings) == 3
