@@ -84,7 +84,7 @@ def cohort(
     from boneage_xai.data.repeats import repeated_images
     from boneage_xai.figures.cohort import contact_sheet_of
     from boneage_xai.figures.style import figure_bytes
-    from boneage_xai.store import write_bytes
+    from boneage_xai.files import write_bytes
 
     reading = read_source(source, parse_columns(column))
     # Of several sets the sheet shows the one to train on, as `train` takes it.

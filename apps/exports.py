@@ -12,7 +12,8 @@ from apps.console import bars, note, say, say_json
 from apps.models import one_model
 from apps.options import CardOption, ColumnOption, DataOption, JsonOption, RunArgument, SkipOption
 from apps.sources import one_cohort
-from boneage_xai.store import AnalysisFolder, write_text
+from boneage_xai.files import write_text
+from boneage_xai.store import AnalysisFolder
 
 
 def export(

@@ -47,10 +47,10 @@ def regions(
     """
     from boneage_xai.figures.located import LocatedCase, located_sheet
     from boneage_xai.figures.style import figure_bytes
+    from boneage_xai.files import write_bytes
     from boneage_xai.regions.cohort_regions import write_regions
     from boneage_xai.regions.locator import HandRegions
     from boneage_xai.regions.user_regions import read_user_regions
-    from boneage_xai.store import write_bytes
 
     if (bare := _bare_images(source)) is not None:
         images = bare

@@ -26,10 +26,11 @@ from boneage_xai.analysis.comparison import common_cases, differences_from_first
 from boneage_xai.analysis.correction import fit_correction
 from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
 from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.files import read_json, read_table
 from boneage_xai.models.averaged import Views
 from boneage_xai.models.checkpoint import load_run
 from boneage_xai.models.ensemble import load_ensemble, write_ensemble
-from boneage_xai.store import AnalysisFolder, read_json, read_table
+from boneage_xai.store import AnalysisFolder
 from trainers.engine import train
 from trainers.recipe import load_recipe
 

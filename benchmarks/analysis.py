@@ -16,7 +16,7 @@ import pandas as pd
 
 from boneage_xai.analysis.evaluation import evaluate
 from boneage_xai.analysis.intervals import interval_results
-from boneage_xai.store import read_table
+from boneage_xai.files import read_table
 
 
 def synthetic(n: int) -> pd.DataFrame:

@@ -35,8 +35,8 @@ from boneage_xai.attribution.integrated_gradients import attribute_batch, make_i
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.work.folder import WorkPaths, read_journal
 from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.files import read_json
 from boneage_xai.models.checkpoint import load_run
-from boneage_xai.store import read_json
 
 MIBI = 2**20
 MEMORY_AT_CASE = 100

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from boneage_xai.errors import BoneAgeError
+from boneage_xai.files import read_table, write_table
 from boneage_xai.models.checkpoint import load_run
-from boneage_xai.store import AnalysisFolder, read_table, write_table
+from boneage_xai.store import AnalysisFolder
 
 NAMES = (
     "run.json",

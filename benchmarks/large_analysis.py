@@ -18,9 +18,10 @@ from boneage_xai.analysis.intervals import interval_results
 from boneage_xai.anatomy import REGION_NAMES
 from boneage_xai.attribution.work.parts import ATTRIBUTION_TYPES, REGION_TYPES
 from boneage_xai.attribution.writers import MapsWriter
+from boneage_xai.files import write_json, write_table
 from boneage_xai.phantom.cohorts import draw_cases, render_case
 from boneage_xai.phantom.settings import PhantomSettings
-from boneage_xai.store import AnalysisFolder, write_json, write_table
+from boneage_xai.store import AnalysisFolder
 
 METHOD = "integrated_gradients"
 LAYER, LAYER_SHAPE = "backbone.layer4", (8, 8)

@@ -37,8 +37,8 @@ from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.splits import split_cohort
 from boneage_xai.errors import ConfigError
+from boneage_xai.files import read_json, write_json
 from boneage_xai.models.checkpoint import MANIFEST_FILE, load_run
-from boneage_xai.store import read_json, write_json
 from boneage_xai.types import Cohort
 from trainers.auxiliary import phantom_region_ages
 from trainers.engine import train

@@ -13,8 +13,9 @@ from boneage_xai.analysis.comparison import compare_errors, differences_from_fir
 from boneage_xai.analysis.metrics import bootstrap_mean
 from boneage_xai.errors import ConfigError
 from boneage_xai.figures.style import SERIES_COLOURS, figure_bytes, new_figure, styled
+from boneage_xai.files import read_json, write_bytes, write_text
 from boneage_xai.models.checkpoint import MANIFEST_FILE, read_manifest
-from boneage_xai.store import AnalysisFolder, read_json, write_bytes, write_text
+from boneage_xai.store import AnalysisFolder
 from reports.groups_section import p_text
 from reports.reproduction_cells import markdown_table
 from reports.wording import age_span, months

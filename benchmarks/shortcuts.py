@@ -34,6 +34,7 @@ from boneage_xai.anatomy import REGION_NAMES
 from boneage_xai.data.cache import open_cache
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.preprocess import PreprocessSettings
+from boneage_xai.files import read_json, write_json
 from boneage_xai.phantom.cohorts import (
     IMAGE_FOLDER,
     LABEL_FOLDER,
@@ -45,7 +46,6 @@ from boneage_xai.phantom.cohorts import (
 from boneage_xai.phantom.faults import Fault, overlay
 from boneage_xai.phantom.rendering import Drawing, draw
 from boneage_xai.phantom.settings import NUISANCES, PhantomSettings
-from boneage_xai.store import read_json, write_json
 from boneage_xai.types import FloatImage
 from trainers.engine import train
 from trainers.recipe import load_recipe

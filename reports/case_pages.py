@@ -21,7 +21,8 @@ from PIL import Image
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.overlay import analysis_limit_months, overlay_pixels
 from boneage_xai.figures.style import OLDER_COLOUR, YOUNGER_COLOUR, signed_colormap
-from boneage_xai.store import AnalysisFolder, read_table, staged_folder, write_text
+from boneage_xai.files import read_table, staged_folder, write_text
+from boneage_xai.store import AnalysisFolder
 from reports.examples import attributed_cases
 from reports.report import data_uri, templates
 from reports.wording import (

@@ -16,7 +16,8 @@ from boneage_xai.analysis.multiplicity import difference_shown
 from boneage_xai.analysis.subgroups import SEX_BY_AGE
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.comparison import paired_errors
-from boneage_xai.store import AnalysisFolder, write_table, write_text
+from boneage_xai.files import write_table, write_text
+from boneage_xai.store import AnalysisFolder
 from reports.blocks import Block, Drawing, Section, Table, Text
 from reports.report import render_page
 from reports.wording import RESEARCH_USE, SEX_PLURALS, method_name, months, percent

@@ -10,7 +10,8 @@ import pandas as pd
 
 from boneage_xai.figures.intervals import intervals_by_prediction
 from boneage_xai.figures.subgroups import error_by_subgroup
-from boneage_xai.store import AnalysisFolder, read_table
+from boneage_xai.files import read_table
+from boneage_xai.store import AnalysisFolder
 from reports.blocks import Block, Drawing, Section, Table, Text
 from reports.wording import group_name, months, percent
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from boneage_xai.errors import ConfigError, ReportError, first_problem
 from boneage_xai.figures.style import figure_bytes
-from boneage_xai.store import AnalysisFolder, write_bytes, write_text
+from boneage_xai.files import write_bytes, write_text
+from boneage_xai.store import AnalysisFolder
 from reports.blocks import Drawing, Headline, Section, Table, Text
 from reports.sections import ADDED_BY, SECTIONS
 from reports.wording import RESEARCH_USE, run_name, split_sentence

@@ -13,7 +13,7 @@ from boneage_xai.analysis.published import (
     published_error,
 )
 from boneage_xai.figures.reproduction import HIGHEST_MONTHS
-from boneage_xai.store import write_bytes, write_json, write_text
+from boneage_xai.files import write_bytes, write_json, write_text
 from reports.groups_section import p_text
 from reports.reproduction_cells import (
     SET_WORDS,

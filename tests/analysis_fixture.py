@@ -31,8 +31,9 @@ from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.attribution.batch import attribute_cohort
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.interventions import ALL_REGIONS, SUM_OF_REGIONS
+from boneage_xai.files import write_json, write_table
 from boneage_xai.regions.removable import control_of
-from boneage_xai.store import AnalysisFolder, write_json, write_table
+from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import RegionMap
 
 MALICIOUS = "<script>alert('x')</script>"

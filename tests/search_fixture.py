@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from boneage_xai.data.cohort import read_source, select_cohort
-from boneage_xai.store import read_table
+from boneage_xai.files import read_table
 from boneage_xai.types import Cohort
 from trainers.recipe import Recipe, load_recipe
 from trainers.search.results import SearchResult

@@ -12,8 +12,9 @@ from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 from boneage_xai.analysis.run_analysis import RunOnCohort, attribute_run, evaluate_run, prepare_run
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.files import read_json
 from boneage_xai.models.checkpoint import load_run
-from boneage_xai.store import AnalysisFolder, read_json
+from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import Cohort
 from folder_machine import (
     ABSENT,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
 from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.files import read_table
 from boneage_xai.models.checkpoint import load_run
-from boneage_xai.store import read_table
 from boneage_xai.types import Cohort
 from folder_machine import (
     FEW,

@@ -20,9 +20,9 @@ import apps.cli
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import CheckpointError
 from boneage_xai.export.analysis_export import export_analysis
+from boneage_xai.files import file_sha256
 from boneage_xai.models.checkpoint import load_run
 from boneage_xai.models.external import load_external
-from boneage_xai.store import file_sha256
 from export_fixture import Explained, explained
 from external_networks import SIZE_PX, card, network_module, settle
 from trained_runs import TINY

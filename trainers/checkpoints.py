@@ -13,8 +13,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from boneage_xai.errors import CheckpointError
+from boneage_xai.files import write_durably
 from boneage_xai.models.backbones import read_state_dict
-from boneage_xai.store import write_durably
 from trainers.recipe import Recipe
 
 

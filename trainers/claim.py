@@ -11,8 +11,8 @@ from filelock import FileLock, Timeout
 from boneage_xai.data.cache import PixelCache
 from boneage_xai.data.splits import Split
 from boneage_xai.errors import ConfigError
+from boneage_xai.files import read_json, write_json, write_table
 from boneage_xai.models.checkpoint import MANIFEST_FILE, SPLITS_FILE
-from boneage_xai.store import read_json, write_json, write_table
 from trainers.processes import Processes
 from trainers.recipe import Recipe
 from trainers.results import split_table

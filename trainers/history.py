@@ -9,7 +9,7 @@ from pathlib import Path
 import lightning
 import pandas as pd
 
-from boneage_xai.store import read_table, write_table
+from boneage_xai.files import read_table, write_table
 from trainers.recipe import Recipe
 
 EpochReport = Callable[[dict[str, float]], None]

@@ -17,7 +17,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from boneage_xai.errors import ConfigError, DataError
-from boneage_xai.store import read_json, write_json
+from boneage_xai.files import read_json, write_json
 from trainers.history import EpochReport
 from trainers.recipe import Recipe
 

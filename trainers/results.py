@@ -15,6 +15,7 @@ from boneage_xai.data.splits import Split
 from boneage_xai.errors import DataError
 from boneage_xai.figures.style import figure_bytes
 from boneage_xai.figures.training import learning_curve
+from boneage_xai.files import read_table, write_bytes
 from boneage_xai.models.checkpoint import (
     SPLITS_FILE,
     WEIGHTS_FILE,
@@ -25,7 +26,6 @@ from boneage_xai.models.checkpoint import (
 )
 from boneage_xai.models.regressor import BoneAgeRegressor
 from boneage_xai.predict import predict_pixels
-from boneage_xai.store import read_table, write_bytes
 from boneage_xai.types import Cohort
 from trainers.recipe import Recipe
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 import streamlit as st
 
-from boneage_xai.store import CONTROL_FOLDER, NEIGHBOUR_TABLE, AnalysisFolder, read_table
+from boneage_xai.files import read_table
+from boneage_xai.store import CONTROL_FOLDER, NEIGHBOUR_TABLE, AnalysisFolder
 from boneage_xai.stored_maps import StoredMaps
 from boneage_xai.types import RegionMap
 from reports.examples import attributed_cases

@@ -25,15 +25,11 @@ from boneage_xai.analysis.predictions import prediction_table
 from boneage_xai.analysis.run_analysis import RunOnCohort
 from boneage_xai.analysis.stages import with_stages
 from boneage_xai.errors import ConfigError, DataError
+from boneage_xai.files import write_json, write_table
 from boneage_xai.models.regressor import BoneAgeRegressor
 from boneage_xai.predict import Progress
 from boneage_xai.regions.label_maps import read_region_map, regions_on_input
-from boneage_xai.store import (
-    AnalysisFolder,
-    check_same_analysis,
-    write_json,
-    write_table,
-)
+from boneage_xai.store import AnalysisFolder, check_same_analysis
 from boneage_xai.types import Cohort, RegionMap
 
 FAILURE_TABLE = "failures.parquet"

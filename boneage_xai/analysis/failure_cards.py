@@ -22,8 +22,8 @@ from boneage_xai.attribution.integrated_gradients import (
 from boneage_xai.attribution.interface import AttributedMap, AttributionSettings
 from boneage_xai.attribution.requirements import check_methods
 from boneage_xai.errors import AttributionError, DataError
+from boneage_xai.files import write_safetensors
 from boneage_xai.predict import as_images, evaluation_mode
-from boneage_xai.store import write_safetensors
 from boneage_xai.types import FloatImage
 
 CARDS_FILE = "failure_cards.safetensors"

@@ -15,10 +15,11 @@ from boneage_xai.analysis.subgroups import AGE_BINS_MONTHS, age_bin_indices
 from boneage_xai.attribution.interventions import DELTA_MONTHS, intervene, run_predictor
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.errors import ConfigError, DataError
+from boneage_xai.files import write_table
 from boneage_xai.phantom.cohorts import PhantomCase, render_case
 from boneage_xai.phantom.manifest import MANIFEST_FILE, PhantomManifest
 from boneage_xai.predict import Progress
-from boneage_xai.store import AnalysisFolder, check_same_analysis, write_table
+from boneage_xai.store import AnalysisFolder, check_same_analysis
 from boneage_xai.types import Cohort
 
 Grouping = Literal["sex", "age"]

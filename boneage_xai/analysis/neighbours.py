@@ -23,10 +23,11 @@ from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.preprocess import PreprocessSettings, preprocess
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.errors import ConfigError, DataError
+from boneage_xai.files import write_table
 from boneage_xai.models.checkpoint import TrainedRun
 from boneage_xai.models.regressor import BoneAgeRegressor
 from boneage_xai.predict import Progress, as_images, evaluation_mode
-from boneage_xai.store import NEIGHBOUR_TABLE, AnalysisFolder, check_same_analysis, write_table
+from boneage_xai.store import NEIGHBOUR_TABLE, AnalysisFolder, check_same_analysis
 from boneage_xai.types import Case, Cohort, Sex
 
 N_NEIGHBOURS = 6

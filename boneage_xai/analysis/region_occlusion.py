@@ -18,11 +18,12 @@ from boneage_xai.analysis.run_analysis import RunOnCohort, choose_cases
 from boneage_xai.analysis.subgroups import AGE_BINS_MONTHS, age_bin_indices
 from boneage_xai.attribution.interventions import Predictor, run_predictor
 from boneage_xai.errors import AttributionError, ConfigError, DataError
+from boneage_xai.files import staged_file, write_table
 from boneage_xai.predict import Progress
 from boneage_xai.regions.label_maps import read_region_map, regions_on_input
 from boneage_xai.regions.removable import WHOLE_HAND, Removable, control_of, removables
 from boneage_xai.regions.removal import FILL_NAMES, FillName, feather_px, remove_region
-from boneage_xai.store import AnalysisFolder, check_same_analysis, staged_file, write_table
+from boneage_xai.store import AnalysisFolder, check_same_analysis
 from boneage_xai.types import Case, RegionMap
 
 OCCLUSION_TABLE = "occlusion.parquet"

@@ -35,16 +35,11 @@ from boneage_xai.attribution.work.engines import Engine
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
 from boneage_xai.data.preprocess import SourceMap
 from boneage_xai.errors import ConfigError, DataError
+from boneage_xai.files import staged_file, write_json, write_table
 from boneage_xai.models.interface import Model
 from boneage_xai.predict import Progress
 from boneage_xai.regions.label_maps import read_region_map, region_maps_id, regions_on_input
-from boneage_xai.store import (
-    AnalysisFolder,
-    check_same_analysis,
-    staged_file,
-    write_json,
-    write_table,
-)
+from boneage_xai.store import AnalysisFolder, check_same_analysis
 from boneage_xai.types import Cohort, FloatImage, RegionMap
 
 SplitName = Literal["held-out", "validation", "train", "all"]

@@ -31,13 +31,14 @@ from boneage_xai.attribution.randomisation import TOO_SIMILAR, randomise_paramet
 from boneage_xai.attribution.requirements import check_methods
 from boneage_xai.attribution.truth import amounts_on_input, localisation, region_agreement
 from boneage_xai.errors import AttributionError, ConfigError, DataError
+from boneage_xai.files import write_table
 from boneage_xai.phantom.cohorts import PhantomCase
 from boneage_xai.phantom.manifest import PhantomManifest
 from boneage_xai.phantom.rendering import draw
 from boneage_xai.phantom.sensitivity import sensitivity_of
 from boneage_xai.predict import Progress
 from boneage_xai.regions.label_maps import BACKGROUND
-from boneage_xai.store import AnalysisFolder, write_table
+from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import FloatImage
 
 SCORE_TABLE = "scoreboard.parquet"

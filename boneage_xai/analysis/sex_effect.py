@@ -20,8 +20,9 @@ from boneage_xai.analysis.run_analysis import RunOnCohort
 from boneage_xai.analysis.subgroups import AGE_BINS_MONTHS, age_bin_indices
 from boneage_xai.anatomy import CENTRES
 from boneage_xai.errors import DataError
+from boneage_xai.files import write_table
 from boneage_xai.predict import Progress, predict_pixels
-from boneage_xai.store import AnalysisFolder, check_same_analysis, write_table
+from boneage_xai.store import AnalysisFolder, check_same_analysis
 
 SEX_TABLE = "sex_effect.parquet"
 

@@ -31,14 +31,9 @@ from boneage_xai.analysis.shortcut_network import (
 )
 from boneage_xai.analysis.shortcut_words import data_alarm, network_alarm
 from boneage_xai.attribution.interventions import Predictor, run_predictor
+from boneage_xai.files import staged_file, write_json, write_table
 from boneage_xai.predict import Progress
-from boneage_xai.store import (
-    AnalysisFolder,
-    check_same_analysis,
-    staged_file,
-    write_json,
-    write_table,
-)
+from boneage_xai.store import AnalysisFolder, check_same_analysis
 from boneage_xai.types import Cohort
 
 CHANGES_TABLE = "shortcuts.parquet"

@@ -15,9 +15,9 @@ from boneage_xai.analysis.correction import Against, Correction, fit_correction
 from boneage_xai.analysis.intervals import halves
 from boneage_xai.analysis.predictions import prediction_table
 from boneage_xai.errors import CheckpointError, ConfigError, DataError
+from boneage_xai.files import read_json, write_json
 from boneage_xai.models.interface import Model
 from boneage_xai.predict import Progress
-from boneage_xai.store import read_json, write_json
 from boneage_xai.types import Sex
 
 if TYPE_CHECKING:

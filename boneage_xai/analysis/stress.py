@@ -24,9 +24,10 @@ from boneage_xai.analysis.stress_transforms import StressTransform, chosen_trans
 from boneage_xai.data.preprocess import preprocess
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.errors import DataError
+from boneage_xai.files import write_safetensors, write_table
 from boneage_xai.models.interface import Model
 from boneage_xai.predict import Progress, predict_pixels
-from boneage_xai.store import AnalysisFolder, check_same_analysis, write_safetensors, write_table
+from boneage_xai.store import AnalysisFolder, check_same_analysis
 from boneage_xai.types import Cohort
 
 STRESS_TABLE = "stress.parquet"

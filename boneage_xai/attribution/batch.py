@@ -39,7 +39,7 @@ from boneage_xai.attribution.work.parts import (
 )
 from boneage_xai.attribution.writers import MapsWriter
 from boneage_xai.errors import ConfigError, DataError
-from boneage_xai.store import read_json, read_table, write_json
+from boneage_xai.files import read_json, read_table, write_json
 from boneage_xai.stored_maps import StoredMaps
 from boneage_xai.types import FloatImage, RegionMap
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import zarr
 
 from boneage_xai.errors import DataError
-from boneage_xai.store import read_json, sync, write_json
+from boneage_xai.files import read_json, sync, write_json
 from boneage_xai.stored_maps import (
     CHECKSUM,
     CHUNK_CODECS,

@@ -27,7 +27,7 @@ from numpy.lib.format import open_memmap
 from boneage_xai.data.decoding import Decoded, Progress, decode_images
 from boneage_xai.data.preprocess import INTENSITY_NAMES, PreprocessSettings, SourceMap
 from boneage_xai.errors import ConfigError, DataError
-from boneage_xai.store import file_sha256, read_json, staged_folder, write_json
+from boneage_xai.files import file_sha256, read_json, staged_folder, write_json
 from boneage_xai.types import Cohort
 
 FORMAT = "boneage_xai.pixels"

@@ -15,7 +15,8 @@ from boneage_xai.export.file_names import safe_file_names
 from boneage_xai.export.nifti import NiftiWriter
 from boneage_xai.export.overlays import OverlayWriter
 from boneage_xai.export.source_grid import months_in_padding
-from boneage_xai.store import AnalysisFolder, staged_folder, write_json
+from boneage_xai.files import staged_folder, write_json
+from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import Case, Cohort
 
 FormatName = Literal["dicom", "nifti", "png"]

@@ -18,7 +18,7 @@ from pydicom.dataset import FileDataset
 from boneage_xai.data.dicom import READ_ERRORS, dicom_dataset, is_dicom, read_dicom
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.export.deidentification import Pseudonyms, deidentify
-from boneage_xai.store import staged_folder, write_table
+from boneage_xai.files import staged_folder, write_table
 
 SHORTEST_KEY_BYTES = 16
 """Shorter keys could be tried one by one."""

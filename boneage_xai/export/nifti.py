@@ -12,7 +12,8 @@ import numpy.typing as npt
 from boneage_xai.errors import ConfigError
 from boneage_xai.export.cases import ExportedCase, unit_of
 from boneage_xai.export.source_grid import months_in_padding, spread_over_source
-from boneage_xai.store import AnalysisFolder, write_json
+from boneage_xai.files import write_json
+from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import Case
 
 _ALIGNED = 2  # NIFTI_XFORM_ALIGNED_ANAT: aligned to another image, here the radiograph

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from boneage_xai import __version__
 from boneage_xai.data.preprocess import PreprocessSettings, preprocess
 from boneage_xai.errors import ConfigError
+from boneage_xai.files import staged_file
 from boneage_xai.models.interface import Model
 from boneage_xai.phantom.cohorts import draw_cases, render_case
 from boneage_xai.phantom.settings import PhantomSettings
 from boneage_xai.predict import as_images, evaluation_mode
-from boneage_xai.store import staged_file
 from boneage_xai.types import Radiograph
 
 TOLERANCE_MONTHS = 0.01

@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from boneage_xai import __version__
 from boneage_xai.data.preprocess import PreprocessSettings
 from boneage_xai.errors import CheckpointError, DataError, first_problem, one_clause
+from boneage_xai.files import file_sha256, read_json, read_table, write_json, write_safetensors
 from boneage_xai.models.regressor import ArchitectureSettings, BoneAgeRegressor
-from boneage_xai.store import file_sha256, read_json, read_table, write_json, write_safetensors
 
 RUN_FORMAT: Literal["boneage_xai.run"] = "boneage_xai.run"
 RUN_VERSION: Literal[1] = 1

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boneage_xai.data.preprocess import PreprocessSettings
 from boneage_xai.errors import CheckpointError, ConfigError, first_problem
+from boneage_xai.files import read_json, write_json
 from boneage_xai.models.averaged import AveragedNetwork, Views
 from boneage_xai.models.checkpoint import (
     MANIFEST_FILE,
@@ -25,7 +26,6 @@ from boneage_xai.models.checkpoint import (
     library_versions,
     load_run,
 )
-from boneage_xai.store import read_json, write_json
 
 ENSEMBLE_FILE = "ensemble.json"
 _MEMBERS = "members"

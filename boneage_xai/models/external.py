@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from boneage_xai.data.preprocess import PreprocessSettings
 from boneage_xai.errors import CheckpointError
+from boneage_xai.files import file_sha256
 from boneage_xai.models.adapter import ExternalModel
 from boneage_xai.models.backbones import read_state_dict
 from boneage_xai.models.checkpoint import library_versions
 from boneage_xai.models.model_card import ModelCard, load_card
 from boneage_xai.models.trial import first_line, takes, try_out
-from boneage_xai.store import file_sha256
 
 Batch = tuple[int, int | None]
 

@@ -22,6 +22,7 @@ from PIL import Image
 from boneage_xai.anatomy import AGE_REGIONS, PART_NAMES, REGION_NAMES
 from boneage_xai.data.decoding import usable_cores
 from boneage_xai.errors import ConfigError, DataError
+from boneage_xai.files import staged_folder, write_json
 from boneage_xai.phantom.faults import (
     SECOND_SITE_FROM,
     Fault,
@@ -43,7 +44,6 @@ from boneage_xai.phantom.manifest import (
 from boneage_xai.phantom.rendering import PhantomImage, draw, render
 from boneage_xai.phantom.sensitivity import DELTA_MONTHS, AgeSensitivity, sensitivity_of
 from boneage_xai.phantom.settings import PhantomSettings
-from boneage_xai.store import staged_folder, write_json
 from boneage_xai.types import FloatImage, LabelImage, Sex
 
 Progress = Callable[[int, int], None]

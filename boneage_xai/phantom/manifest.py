@@ -13,9 +13,9 @@ from scipy.special import ndtr
 
 from boneage_xai import __version__
 from boneage_xai.errors import DataError, first_problem
+from boneage_xai.files import read_json
 from boneage_xai.phantom.faults import Fault
 from boneage_xai.phantom.settings import PhantomSettings
-from boneage_xai.store import read_json
 
 AgeDistribution = Literal["rsna", "uniform"]
 

@@ -13,10 +13,10 @@ from PIL import Image
 from boneage_xai.anatomy import REGION_NAMES
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.errors import DataError
+from boneage_xai.files import staged_folder, write_json, write_table
 from boneage_xai.regions.label_maps import NAMES_FILE
 from boneage_xai.regions.locator import HandRegions, load_locator, locate
 from boneage_xai.regions.user_regions import UserRegions, draw_regions, region_names
-from boneage_xai.store import staged_folder, write_json, write_table
 from boneage_xai.types import Cohort, Radiograph
 
 REGIONS_TABLE = "regions.csv"

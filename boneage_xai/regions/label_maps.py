@@ -12,7 +12,7 @@ from PIL import Image
 
 from boneage_xai.data.preprocess import SourceMap, warp_labels
 from boneage_xai.errors import DataError
-from boneage_xai.store import read_json
+from boneage_xai.files import read_json
 from boneage_xai.types import LabelImage, RegionMap
 
 BACKGROUND = "background"

@@ -36,6 +36,7 @@ from boneage_xai.data.preprocess import (
     preprocess,
 )
 from boneage_xai.errors import CheckpointError
+from boneage_xai.files import write_safetensors
 from boneage_xai.regions.boxes import LocatedRegion, region_boxes
 from boneage_xai.regions.hand_shape import consistent, steadied, widening
 from boneage_xai.regions.locator_network import (
@@ -43,7 +44,6 @@ from boneage_xai.regions.locator_network import (
     HEATMAP_STRIDE,
     LocatorNetwork,
 )
-from boneage_xai.store import write_safetensors
 from boneage_xai.types import Radiograph, RegionMap
 
 INPUT = PreprocessSettings(size_px=160, fit="pad", stretch_percentiles=(1.0, 99.0))

@@ -20,10 +20,10 @@ from skimage.draw import polygon
 
 from boneage_xai.anatomy import CARPALS, DIP, MCP, PIP, REGION_LABELS
 from boneage_xai.errors import DataError
+from boneage_xai.files import read_json
 from boneage_xai.regions.boxes import LocatedRegion
 from boneage_xai.regions.label_maps import NAMES_FILE, read_region_map
 from boneage_xai.regions.locator_network import WRIST
-from boneage_xai.store import read_json
 from boneage_xai.types import LabelImage, RegionMap
 
 _FINGER = re.compile(r"^(dip|pip|mcp)[\s_-]*([1-5])?$", re.IGNORECASE)

@@ -27,7 +27,8 @@ from boneage_xai.analysis.subgroups import AGE_BINS_MONTHS, SEX_BY_AGE, age_bin_
 from boneage_xai.errors import DataError, ReportError
 from boneage_xai.figures.comparison import paired_errors
 from boneage_xai.figures.style import figure_bytes
-from boneage_xai.store import AnalysisFolder, write_table
+from boneage_xai.files import write_table
+from boneage_xai.store import AnalysisFolder
 from reports.comparison import comparison_sentences, write_comparison
 
 __all__ = ["analysis_template"]

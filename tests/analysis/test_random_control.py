@@ -17,8 +17,9 @@ from boneage_xai.analysis.random_control import (
 from boneage_xai.analysis.run_analysis import RunOnCohort, attribute_run, evaluate_run, prepare_run
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import ReportError
+from boneage_xai.files import read_json, write_json
 from boneage_xai.models.checkpoint import load_run
-from boneage_xai.store import CONTROL_FOLDER, read_json, write_json
+from boneage_xai.store import CONTROL_FOLDER
 from trainers.engine import train
 from trainers.recipe import load_recipe
 

@@ -10,8 +10,9 @@ import pytest
 from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
 from boneage_xai.analysis.sex_check import FEWEST_CASES, sex_check, sex_warning
 from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.files import read_json, write_json
 from boneage_xai.models.checkpoint import load_run
-from boneage_xai.store import AnalysisFolder, read_json, write_json
+from boneage_xai.store import AnalysisFolder
 from reports.blocks import Text
 from reports.performance_sections import performance
 

@@ -23,10 +23,11 @@ from boneage_xai.analysis.stored_calibration import (
 from boneage_xai.data.cache import open_cache
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import CheckpointError, ConfigError
+from boneage_xai.files import read_json, write_json
 from boneage_xai.models.checkpoint import TrainedRun, load_run
 from boneage_xai.phantom.cohorts import write_cohort
 from boneage_xai.phantom.settings import PhantomSettings
-from boneage_xai.store import AnalysisFolder, read_json, write_json
+from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import Cohort
 from trainers.engine import train
 from trainers.recipe import load_recipe

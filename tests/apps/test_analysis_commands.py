@@ -16,9 +16,10 @@ from boneage_xai.analysis.stress import EXAMPLES_FILE, read_examples
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.preprocess import preprocess
 from boneage_xai.data.radiograph import read_radiograph
+from boneage_xai.files import read_json, read_table
 from boneage_xai.models.checkpoint import load_run
 from boneage_xai.predict import predict_pixels
-from boneage_xai.store import AnalysisFolder, read_json, read_table
+from boneage_xai.store import AnalysisFolder
 from reports.commands import commands
 from reports.failure_section import failures as failure_section
 from reports.report import render_report

@@ -17,10 +17,11 @@ import torch
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.preprocess import PreprocessSettings, preprocess
 from boneage_xai.data.radiograph import read_radiograph
+from boneage_xai.files import read_json
 from boneage_xai.models.external import load_external
 from boneage_xai.phantom.cohorts import write_cohort
 from boneage_xai.phantom.settings import PhantomSettings
-from boneage_xai.store import AnalysisFolder, read_json
+from boneage_xai.store import AnalysisFolder
 from external_networks import (
     MODULE,
     SIZE_PX,

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from apps.runs import attribute
 from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.attribution.methods import METHODS
-from boneage_xai.store import read_json
+from boneage_xai.files import read_json
 
 __all__ = ["trained"]
 

@@ -16,7 +16,8 @@ from analysis_fixture import MALICIOUS, STRANGE
 from apps.views.cards import filled
 from apps.views.links import plain
 from apps.views.picked import ordered
-from boneage_xai.store import CONTROL_FOLDER, AnalysisFolder, read_json, write_json, write_table
+from boneage_xai.files import read_json, write_json, write_table
+from boneage_xai.store import CONTROL_FOLDER, AnalysisFolder
 
 Open = Callable[..., AppTest]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from boneage_xai.store import read_json
+from boneage_xai.files import read_json
 from export_fixture import write_dicom_cohort
 
 Run = Callable[..., int]

@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from boneage_xai.store import read_json, write_json
+from boneage_xai.files import read_json, write_json
 
 __all__ = ["trained"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boneage_xai.store import read_table
+from boneage_xai.files import read_table
 
 Run = Callable[..., int]
 

@@ -27,8 +27,8 @@ from boneage_xai.analysis.stored_calibration import CALIBRATION_FILE, fit_calibr
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.radiograph import read_radiograph
+from boneage_xai.files import write_json
 from boneage_xai.models.checkpoint import load_run
-from boneage_xai.store import write_json
 from browsing import chromium, cpu_seconds, serving
 from dicom_files import dataset, written
 

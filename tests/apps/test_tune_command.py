@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import TINY, Run, assert_one_sentence
 
-from boneage_xai.store import read_table
+from boneage_xai.files import read_table
 
 
 def test_a_search_for_programs(

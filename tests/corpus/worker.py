@@ -92,7 +92,7 @@ def _read(path: Path, reader: str) -> Outcome:
 
 def _stored_reader(path: Path) -> Callable[[], object]:
     """Return what reads a file of the toolkit's own, metadata in a folder of the file's name."""
-    from boneage_xai.store import read_json, read_table
+    from boneage_xai.files import read_json, read_table
 
     from .stored import chunk
 

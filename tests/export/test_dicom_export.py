@@ -18,8 +18,8 @@ from analysis_fixture import MALICIOUS, STRANGE
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.export.analysis_export import export_analysis
+from boneage_xai.files import read_json
 from boneage_xai.regions.label_maps import read_region_map
-from boneage_xai.store import read_json
 from boneage_xai.types import Cohort
 from dicom_files import dataset, written
 from export_fixture import CASE_IDS, SPACING_MM, Explained

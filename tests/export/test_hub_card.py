@@ -14,8 +14,8 @@ import yaml
 from boneage_xai.analysis.baselines import BASELINES
 from boneage_xai.errors import ReportError
 from boneage_xai.export.hub_card import hub_card
+from boneage_xai.files import read_json, read_table, write_json, write_table
 from boneage_xai.models.checkpoint import load_run
-from boneage_xai.store import read_json, read_table, write_json, write_table
 
 
 @pytest.fixture

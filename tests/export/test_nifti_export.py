@@ -11,8 +11,8 @@ import pytest
 
 from boneage_xai.errors import ConfigError
 from boneage_xai.export.analysis_export import export_analysis
+from boneage_xai.files import read_json
 from boneage_xai.regions.label_maps import read_region_map
-from boneage_xai.store import read_json
 from export_fixture import CASE_IDS, SPACING_MM, Explained
 
 nibabel: Any = pytest.importorskip("nibabel", reason="boneage-xai[nifti] is not installed")

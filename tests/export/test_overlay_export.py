@@ -14,7 +14,7 @@ from boneage_xai.export.analysis_export import export_analysis
 from boneage_xai.export.cases import ExportedCase
 from boneage_xai.export.overlays import OverlayWriter
 from boneage_xai.figures.overlay import analysis_limit_months, laid_over
-from boneage_xai.store import read_json
+from boneage_xai.files import read_json
 from export_fixture import CASE_IDS, Explained
 
 

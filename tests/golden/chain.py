@@ -21,11 +21,11 @@ from boneage_xai.data.cache import open_cache
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.data.splits import Split, split_cohort
+from boneage_xai.files import read_table
 from boneage_xai.models.checkpoint import TrainedRun
 from boneage_xai.phantom.cohorts import TABLE_FILE, write_cohort
 from boneage_xai.phantom.settings import PhantomSettings
 from boneage_xai.predict import predict_pixels
-from boneage_xai.store import read_table
 from boneage_xai.types import Cohort
 from trainers.engine import train
 from trainers.recipe import load_recipe

@@ -7,10 +7,10 @@ import pytest
 
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import DataError
+from boneage_xai.files import read_table
 from boneage_xai.regions.cohort_regions import COLUMNS, with_regions, write_regions
 from boneage_xai.regions.label_maps import read_region_map
 from boneage_xai.regions.user_regions import read_user_regions
-from boneage_xai.store import read_table
 
 
 def test_a_cohorts_regions_come_back_as_its_region_files(phantoms: Path, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from boneage_xai.analysis.failure_atlas import build_atlas
-from boneage_xai.store import AnalysisFolder, write_json, write_table
+from boneage_xai.files import write_json, write_table
+from boneage_xai.store import AnalysisFolder
 from reports.blocks import Drawing, Table, Text
 from reports.failure_section import cluster_sentence, failures, trait_sentences
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from boneage_xai.store import CONTROL_FOLDER, AnalysisFolder, write_table
+from boneage_xai.files import write_table
+from boneage_xai.store import CONTROL_FOLDER, AnalysisFolder
 from reports.blocks import Drawing, Section, Table, Text
 from reports.commands import commands
 from reports.profile_section import region_profiles

@@ -17,7 +17,8 @@ import pytest
 from boneage_xai.analysis.evaluation import evaluate
 from boneage_xai.attribution.interface import BaselineName
 from boneage_xai.errors import DataError, ReportError
-from boneage_xai.store import AnalysisFolder, read_json, write_json, write_table
+from boneage_xai.files import read_json, write_json, write_table
+from boneage_xai.store import AnalysisFolder
 from reports.commands import commands
 from reports.report import write_report
 from reports.sections import ADDED_BY, SECTIONS

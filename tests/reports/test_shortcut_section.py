@@ -6,7 +6,8 @@ import pytest
 
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.shortcuts import change_panels, data_panels, example_pictures
-from boneage_xai.store import AnalysisFolder, read_json, write_json
+from boneage_xai.files import read_json, write_json
+from boneage_xai.store import AnalysisFolder
 from reports.blocks import Drawing, Table, Text
 from reports.shortcut_section import shortcuts
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from boneage_xai.store import AnalysisFolder, read_json, write_json
+from boneage_xai.files import read_json, write_json
+from boneage_xai.store import AnalysisFolder
 from reports.groups_section import _regression
 from reports.wording import estimate_text, months, performance_sentences, split_sentence
 

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from boneage_xai.data.cache import open_cache
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import ConfigError
+from boneage_xai.files import read_table
 from boneage_xai.models.checkpoint import load_run, read_manifest
 from boneage_xai.predict import predict_cohort
-from boneage_xai.store import read_table
 from boneage_xai.types import Cohort
 from trainers.augmentation import augment
 from trainers.engine import train

@@ -17,9 +17,9 @@ import torch
 from apps.cli import main
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import CheckpointError, ConfigError, DataError
+from boneage_xai.files import read_json, read_table, write_json
 from boneage_xai.models.checkpoint import load_run, read_manifest
 from boneage_xai.predict import predict_cohort, predict_pixels
-from boneage_xai.store import read_json, read_table, write_json
 from boneage_xai.types import Cohort
 from trainers.engine import train
 from trainers.recipe import Recipe, load_recipe

@@ -31,8 +31,8 @@ def examples(phantoms: Path) -> Examples:
 
 
 def test_the_shipped_recipe_is_what_the_shipped_weights_say() -> None:
+    from boneage_xai.files import file_sha256, read_json
     from boneage_xai.regions.locator import shipped_weights
-    from boneage_xai.store import file_sha256, read_json
 
     card = read_json(shipped_weights().with_suffix(".json"))
     assert LocatorRecipe.model_validate(card["recipe"]) == load_locator_recipe()

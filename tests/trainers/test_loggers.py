@@ -12,8 +12,8 @@ import pytest
 
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import ConfigError
+from boneage_xai.files import file_sha256, read_json, read_table
 from boneage_xai.models.checkpoint import WEIGHTS_FILE, read_manifest
-from boneage_xai.store import file_sha256, read_json, read_table
 from boneage_xai.types import Cohort
 from trainers.engine import train
 from trainers.loggers import hyper_parameters

@@ -18,10 +18,10 @@ from apps.cli import main
 from boneage_xai.analysis.metrics import paired_difference
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import CheckpointError, ConfigError
+from boneage_xai.files import read_json, read_table, write_json
 from boneage_xai.models.checkpoint import load_run
 from boneage_xai.phantom.cohorts import write_cohort
 from boneage_xai.phantom.settings import PhantomSettings
-from boneage_xai.store import read_json, read_table, write_json
 from boneage_xai.types import Cohort
 from trainers.reproduction.arms import arm_state, load_arms, train_arm
 from trainers.reproduction.measuring import Source, collect

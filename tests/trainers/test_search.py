@@ -23,8 +23,8 @@ from search_fixture import (
 )
 
 from boneage_xai.errors import CheckpointError, ConfigError
+from boneage_xai.files import read_json, read_table
 from boneage_xai.models.checkpoint import load_run
-from boneage_xai.store import read_json, read_table
 from boneage_xai.types import Cohort
 from trainers.engine import train
 from trainers.recipe import Recipe, load_recipe

@@ -23,7 +23,7 @@ from search_fixture import (
     recipe,
 )
 
-from boneage_xai.store import read_table
+from boneage_xai.files import read_table
 from boneage_xai.types import Cohort
 from trainers.recipe import Recipe, load_recipe
 from trainers.search.results import SearchResult

@@ -10,8 +10,8 @@ import torch
 import torchvision
 
 from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.files import read_table
 from boneage_xai.models.checkpoint import load_run
-from boneage_xai.store import read_table
 from boneage_xai.types import Cohort
 from trainers.engine import train
 from trainers.recipe import load_recipe

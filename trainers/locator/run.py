@@ -11,12 +11,12 @@ import numpy as np
 from boneage_xai import __version__
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.errors import ConfigError
+from boneage_xai.files import file_sha256, staged_folder, write_json
 from boneage_xai.models.checkpoint import library_versions
 from boneage_xai.phantom.cohorts import IMAGE_FOLDER, read_phantom_cohort
 from boneage_xai.phantom.landmarks import place_hand
 from boneage_xai.regions.locator import locate, save_locator
 from boneage_xai.regions.locator_network import LANDMARKS, TIP, LocatorNetwork
-from boneage_xai.store import file_sha256, staged_folder, write_json
 from trainers.locator.examples import read_examples
 from trainers.locator.recipe import LocatorRecipe
 from trainers.locator.training import StepReport, fit

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 
 from boneage_xai.errors import CheckpointError, ConfigError, DataError
+from boneage_xai.files import read_json, read_table, write_json
 from boneage_xai.models.checkpoint import MANIFEST_FILE, read_manifest
-from boneage_xai.store import read_json, read_table, write_json
 from boneage_xai.types import Cohort
 from trainers.engine import Progress, train
 from trainers.history import EpochReport, StepReport

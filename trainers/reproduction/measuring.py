@@ -22,9 +22,10 @@ from boneage_xai.figures.reproduction import (
     sex_differences_figure,
 )
 from boneage_xai.figures.style import figure_bytes
+from boneage_xai.files import read_json, write_bytes, write_json
 from boneage_xai.models.checkpoint import load_run, read_manifest
 from boneage_xai.predict import Progress
-from boneage_xai.store import AnalysisFolder, read_json, write_bytes, write_json
+from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import Case, Cohort, Sex
 from trainers.reproduction.arms import ArmState
 

@@ -19,7 +19,7 @@ from boneage_xai.figures.search import (
     search_knobs,
 )
 from boneage_xai.figures.style import figure_bytes
-from boneage_xai.store import write_bytes, write_table, write_text
+from boneage_xai.files import write_bytes, write_table, write_text
 from trainers.recipe import Recipe
 from trainers.search.space import Choices, Knob, with_values
 from trainers.search.study import SURPLUS

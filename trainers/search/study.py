@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from boneage_xai.errors import ConfigError
-from boneage_xai.store import read_json, write_json
+from boneage_xai.files import read_json, write_json
 
 STUDY_FILE = "study.db"
 CLAIM_FILE = "search.json"

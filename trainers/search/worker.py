@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from filelock import FileLock, Timeout
 
+from boneage_xai.files import read_table
 from boneage_xai.models.checkpoint import WEIGHTS_FILE
-from boneage_xai.store import read_table
 from boneage_xai.types import Cohort
 from trainers.engine import train
 from trainers.recipe import Recipe

@@ -39,8 +39,8 @@ from boneage_xai.attribution.work.parts import (
 )
 from boneage_xai.attribution.writers import MapsWriter, check_regions, labels_of
 from boneage_xai.errors import AttributionError
+from boneage_xai.files import sync
 from boneage_xai.regions.aggregation import aggregate
-from boneage_xai.store import sync
 from boneage_xai.types import FloatImage, RegionMap
 
 _SMALLEST_BLOCK = 8

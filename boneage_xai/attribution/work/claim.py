@@ -11,7 +11,7 @@ from typing import Any
 from boneage_xai.attribution.work.job import digest
 from boneage_xai.attribution.work.parts import blocks_of
 from boneage_xai.errors import ConfigError, DataError
-from boneage_xai.store import read_json, write_durably
+from boneage_xai.files import read_json, write_durably
 
 FORMAT = "boneage_xai.attribution_work"
 VERSION = 1

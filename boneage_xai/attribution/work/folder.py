@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from boneage_xai.errors import ConfigError
-from boneage_xai.store import sync
+from boneage_xai.files import sync
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from boneage_xai.attribution.work.job import digest
 from boneage_xai.errors import DataError
-from boneage_xai.store import staged_file, write_durably
+from boneage_xai.files import staged_file, write_durably
 
 # Columns of nothing but None would otherwise be written without a type.
 ATTRIBUTION_TYPES = {
