@@ -12,7 +12,10 @@ import json
 import math
 import os
 import shutil
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +29,24 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from boneage_xai.errors import DataError, one_clause
+
+# A RuntimeError is raised of an entry that says it is encrypted or packed in an unknown way.
+ARCHIVE_ERRORS = (
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    KeyError,
+    IndexError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+"""What reading a damaged ZIP archive may raise, one by one."""
 
 
 @contextmanager

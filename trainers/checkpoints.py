@@ -13,7 +13,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from boneage_xai.errors import CheckpointError
-from boneage_xai.files import write_durably
+from boneage_xai.files import ARCHIVE_ERRORS, write_durably
 from boneage_xai.models.backbones import read_state_dict
 from trainers.recipe import Recipe
 
@@ -26,17 +26,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: absent, damaged, or a file that only loads by executing code.
     """
-    if zipfile.is_zipfile(path):
-        try:
+    try:
+        damaged = None
+        if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
-        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-            raise CheckpointError(f"{path}: expected a checkpoint, found damage") from error
-        if damaged is not None:
-            raise CheckpointError(
-                f"{path}: expected a whole checkpoint, found damage in {damaged}; train anew in "
-                "another folder"
-            )
+    except ARCHIVE_ERRORS as error:
+        raise CheckpointError(
+            f"{path}: expected a whole checkpoint, found damage; train anew in another folder"
+        ) from error
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path}: expected a whole checkpoint, found damage in {damaged}; train anew in "
+            "another folder"
+        )
     return read_state_dict(path)
 
 

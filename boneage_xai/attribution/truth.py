@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from scipy.stats import rankdata
 from boneage_xai.anatomy import AGE_REGIONS
 from boneage_xai.data.preprocess import SourceMap
 from boneage_xai.errors import ConfigError, DataError
+from boneage_xai.files import ARCHIVE_ERRORS
 from boneage_xai.phantom.sensitivity import AgeSensitivity
 
 TRUTH_SHARE = 0.9
@@ -81,7 +81,7 @@ def read_sensitivity(path: Path) -> AgeSensitivity:
         by_region = {name: values.astype(np.float32) for name, values in maps.items()}
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such map of sensitivity") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+    except ARCHIVE_ERRORS as error:
         raise DataError(f"{path}: expected maps of sensitivity to age, found {error}") from error
     return AgeSensitivity(whole, by_region, delta_months)
 

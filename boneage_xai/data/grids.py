@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import openpyxl
 from openpyxl.utils.exceptions import InvalidFileException
 
 from boneage_xai.errors import DataError
+from boneage_xai.files import ARCHIVE_ERRORS
 
 MAX_RECORDS = 1_200_000
 """Tables of more rows are refused; the largest published set has some 15,000. They fit in 2 GB."""
@@ -26,24 +25,7 @@ MAX_TABLE_BYTES = 32_000_000
 MAX_WORKBOOK_BYTES = 128_000_000
 """Workbooks that unpack to more are refused before they are unpacked."""
 
-# What openpyxl and the ZIP reader raise on damaged workbooks, one by one.
-_WORKBOOK_ERRORS = (
-    BadZipFile,
-    InvalidFileException,
-    ParseError,
-    OSError,
-    EOFError,
-    KeyError,
-    IndexError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
+_WORKBOOK_ERRORS = (*ARCHIVE_ERRORS, InvalidFileException, ParseError)
 
 _SENTINEL = "end of table"
 _DELIMITERS = (",", "\t", ";", "|")
