@@ -74,9 +74,8 @@ def paired_errors(groups: pd.DataFrame) -> Figure:
     first, second = (_plain(str(groups[name].iloc[0])) for name in ("model_a", "model_b"))
     axes.set_title(f"Mean absolute error of {first} minus that of {second}")
     axes.set_xlabel(
-        f"← {first} closer      months, 95% interval "
-        f"(filled: beyond 0, p < {LEVEL:g} after Holm)      "
-        f"{second} closer →",
+        f"← {first} closer      months      {second} closer →\n"
+        f"95% intervals; filled: beyond 0, and p < {LEVEL:g} after Holm",
         fontsize=9,
     )
     return figure

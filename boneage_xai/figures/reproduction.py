@@ -134,9 +134,8 @@ def sex_differences_figure(pairs: Sequence[Mapping[str, Any]], measured_on: str)
     axes.grid(visible=False, axis="y")
     axes.set_title(f"Mean absolute error with the sex minus without it, {measured_on}")
     axes.set_xlabel(
-        "← the sex helps      months, 95% interval "
-        f"(filled: beyond 0, p < {LEVEL:g} after Holm)      "
-        "it harms →",
+        "← the sex helps      months      it harms →\n"
+        f"95% intervals; filled: beyond 0, and p < {LEVEL:g} after Holm",
         fontsize=9,
     )
     return figure

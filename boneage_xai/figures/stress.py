@@ -109,7 +109,7 @@ def _error_changes(axes: Axes, summary: pd.DataFrame, rows: npt.NDArray[np.float
         scale = "; logarithmic beyond ±1"
     axes.set_title("Change of the mean absolute error")
     axes.set_xlabel(
-        f"months, 95% interval (filled: beyond 0, p < {LEVEL:g} after Holm{scale})", fontsize=9
+        f"months, 95% intervals\nfilled: beyond 0, and p < {LEVEL:g} after Holm{scale}", fontsize=9
     )
 
 
