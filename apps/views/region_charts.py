@@ -47,6 +47,8 @@ def region_chart(table: pd.DataFrame, title: str) -> alt.LayerChart:
         "signed_months:Q",
         title=title,
         scale=alt.Scale(domain=[-reach, reach], nice=False),
+        # Else half of the last number is beyond the edge.
+        axis=alt.Axis(labelFlush=True),
     )
     bars = (
         alt.Chart(frame)
