@@ -14,9 +14,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from boneage_xai.errors import ConfigError
 from trainers.share import WHOLE, Share, require_shares
 
-# Beside a GPU, batches are gathered by processes of their own while the main one launches kernels,
-# which for most networks takes it as long as the GPU needs to run them.
+# Of cases that a GPU cannot hold, batches are gathered by processes of their own while the main one
+# launches kernels, which for most networks takes it as long as the GPU needs to run them.
 _GATHERING_PROCESSES = 2
+_MOST_OF_GPU_MEMORY = 0.25
+# Without gradients, a small batch takes a GPU less time than launching its kernels.
+_GPU_VALIDATION_BATCH = 256
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Pixels (N, S, S) uint8, is_male (N,) float32, bone age (N,) float32 in months, ages of regions
@@ -24,7 +27,7 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class CachedRadiographs(Dataset[Batch]):
-    """Cases of a pixel cache, read a batch at a time.
+    """Cases of a pixel cache, read a batch at a time: from the cache, or from a GPU's memory.
 
     Args:
         pixels: (n, S, S) uint8 memory map.
@@ -49,12 +52,43 @@ class CachedRadiographs(Dataset[Batch]):
         known = np.empty((len(rows), 0)) if region_ages_months is None else region_ages_months
         self.region_ages_months = torch.from_numpy(known.astype(np.float32))
 
+        self._resident: Batch | None = None
+
     def __len__(self) -> int:
         """Return the number of cases."""
         return len(self.rows)
 
+    def keep_on(self, device: torch.device) -> None:
+        """Copy all cases to a device, from which batches come then."""
+        size_px = self.pixels.shape[1:]
+        pixels = torch.empty((len(self), *size_px), dtype=torch.uint8, device=device)
+        for start in range(0, len(self), 256):
+            part = slice(start, start + 256)
+            pixels[part] = torch.from_numpy(self.pixels[self.rows[part]])
+        self._resident = (
+            pixels,
+            self.is_male.to(device),
+            self.bone_age_months.to(device),
+            self.region_ages_months.to(device),
+        )
+
+    def n_bytes(self) -> int:
+        """Return the size of all pixels."""
+        return len(self) * int(np.prod(self.pixels.shape[1:]))
+
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a whole batch at once, so that nothing is collated case by case."""
+        if self._resident is not None:
+            pixels, is_male, bone_age_months, region_ages = self._resident
+            # Only from pinned memory does a copy not wait for the step before it.
+            chosen_here = torch.tensor(indices, pin_memory=pixels.is_cuda)
+            chosen_there = chosen_here.to(pixels.device, non_blocking=True)
+            return (
+                pixels[chosen_there],
+                is_male[chosen_there],
+                bone_age_months[chosen_there],
+                region_ages[chosen_there],
+            )
         chosen = np.asarray(indices)
         return (
             torch.from_numpy(self.pixels[self.rows[chosen]]),
@@ -106,8 +140,9 @@ def make_loader(
     """Return one process's batches in random order (training) or, without a seed, in order.
 
     Training drops the last incomplete batch, whose BatchNorm statistics would be noisy,
-    unless it is the only one. Where there is a GPU, other processes gather the batches, which lie
-    in pinned memory and travel while it computes.
+    unless it is the only one. A GPU that trains alone holds all cases in its memory where they take
+    at most a quarter of what is free. Otherwise other processes gather the batches, which lie in
+    pinned memory and travel while it computes.
 
     Args:
         cases: of all processes.
@@ -120,6 +155,8 @@ def make_loader(
             validation cases.
     """
     sampler: Sampler[int] | Sequence[int]
+    if seed is None and torch.cuda.is_available():
+        batch_size = max(batch_size, _GPU_VALIDATION_BATCH)
     batch_size = min(batch_size, len(cases))
     if seed is not None:
         require_shares(share.count, batch_size)
@@ -132,16 +169,23 @@ def make_loader(
     else:
         parts = np.array_split(np.arange(len(cases)), share.count)
         sampler = parts[share.rank].tolist()
-    beside_gpu = torch.cuda.is_available()
+    gathered_elsewhere = torch.cuda.is_available() and not _kept_on_gpu(cases, share)
     return DataLoader(
         cases,
         batch_size=max(batch_size // share.count, 1),
         sampler=sampler,
         collate_fn=_already_a_batch,
-        num_workers=_GATHERING_PROCESSES if beside_gpu else 0,
-        persistent_workers=beside_gpu,
-        pin_memory=beside_gpu,
+        num_workers=_GATHERING_PROCESSES if gathered_elsewhere else 0,
+        persistent_workers=gathered_elsewhere,
+        pin_memory=gathered_elsewhere,
     )
+
+
+def _kept_on_gpu(cases: CachedRadiographs, share: Share) -> bool:
+    if share.count > 1 or cases.n_bytes() > _MOST_OF_GPU_MEMORY * torch.cuda.mem_get_info()[0]:
+        return False
+    cases.keep_on(torch.device("cuda", torch.cuda.current_device()))
+    return True
 
 
 def _already_a_batch(batch: Any) -> Any:

@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from boneage_xai.models.regressor import BoneAgeRegressor
 from trainers.augmentation import augment, resize
 from trainers.auxiliary import AuxiliaryHeads
+from trainers.cuda_graph import RecordedPass
 from trainers.feeding import Batch
 from trainers.recipe import Recipe
 from trainers.share import WHOLE, Share
@@ -53,9 +54,12 @@ class BoneAgeTraining(lightning.LightningModule):
                 for what in ("loss", "mae_months")
             }
         )
-        self._raw_and_features = network.raw_and_features
+        self._raw_and_features: Any = network.raw_and_features
         if recipe.training.compiled:
             self._raw_and_features = torch.compile(network.raw_and_features, dynamic=False)
+        elif torch.cuda.is_available() and share.count == 1:
+            # Several processes exchange batch statistics inside the pass: not to be recorded.
+            self._raw_and_features = RecordedPass(network)
 
     def _prepared(self, pixels: Tensor) -> Tensor:
         images = pixels.unsqueeze(1).float().div_(255)
