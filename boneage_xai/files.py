@@ -98,6 +98,18 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
     sync(path.parent)
 
 
+def link_durably(existing: Path, path: Path) -> None:
+    """Give a file that is only ever replaced as a whole a second name, in place of what has it.
+
+    Raises:
+        OSError: also where the file system knows no such links.
+    """
+    with staged_file(path) as staged:
+        staged.unlink()
+        os.link(existing, staged)
+    sync(path.parent)
+
+
 def sync(path: Path) -> None:
     """Wait until a file or the names in a folder are on disk; folders only where that exists."""
     if path.is_dir() and os.name == "nt":

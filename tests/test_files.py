@@ -13,10 +13,12 @@ from safetensors.numpy import load_file
 
 from boneage_xai.errors import DataError
 from boneage_xai.files import (
+    link_durably,
     read_json,
     read_table,
     staged_file,
     staged_folder,
+    write_durably,
     write_json,
     write_safetensors,
     write_table,
@@ -121,3 +123,15 @@ def test_tensors_without_room_leave_what_was_there(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_second_name_outlives_what_has_the_first(tmp_path: Path) -> None:
+    first, second = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+    write_durably(first, b"one")
+    write_durably(second, b"older")
+    link_durably(first, second)
+    assert first.samefile(second)
+    link_durably(first, second)
+    write_durably(first, b"two")
+    assert (first.read_bytes(), second.read_bytes()) == (b"two", b"one")
+    assert len(list(tmp_path.iterdir())) == 2

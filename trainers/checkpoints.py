@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from boneage_xai.errors import CheckpointError
-from boneage_xai.files import ARCHIVE_ERRORS, write_durably
+from boneage_xai.files import ARCHIVE_ERRORS, link_durably, write_durably
 from boneage_xai.models.backbones import read_state_dict
 from trainers.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -44,19 +47,34 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints whole or not at all.
+    """Write checkpoints whole or not at all, and that of an epoch once.
 
     Lightning writes them where temporary files are and moves them; from another file system that
     is a copy, of which a full disk or a kill leaves the first half in place of the last checkpoint.
     """
 
+    _written: tuple[int, Path] | None = None
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint beside its target and rename it."""
+        """Write a checkpoint beside its target and rename it.
+
+        The best epoch is often the last one, too, and three times its weights take as long to write
+        as a GPU takes for half an epoch: the second name is a link.
+        """
+        path = Path(path)
+        step = int(checkpoint["global_step"])
+        if self._written is not None and self._written[0] == step:
+            try:
+                link_durably(self._written[1], path)
+                return
+            except OSError:
+                logger.debug("%s: links are not possible here", path)
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        write_durably(Path(path), buffer.getbuffer())
+        write_durably(path, buffer.getbuffer())
+        self._written = step, path
 
 
 class MovableCheckpoint(ModelCheckpoint):

@@ -1,14 +1,15 @@
-"""A damaged checkpoint is refused in one sentence, whichever bit of it was flipped."""
+"""Checkpoints: damage is refused in one sentence, and one moment is written once."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from boneage_xai.errors import CheckpointError
-from trainers.checkpoints import read_checkpoint
+from trainers.checkpoints import WholeCheckpointIO, read_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,30 @@ def test_a_flipped_bit_in_the_archive_is_refused(
     path.write_bytes(whole)
     with pytest.raises(CheckpointError, match=r"last\.ckpt: expected a whole checkpoint"):
         read_checkpoint(path)
+
+
+def test_the_checkpoint_of_one_moment_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, last = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+
+    def checkpoint(step: int) -> dict[str, object]:
+        return {"global_step": step, "state_dict": {"weight": torch.full((3,), float(step))}}
+
+    writer = WholeCheckpointIO()
+    writer.save_checkpoint(checkpoint(1), best)
+    writer.save_checkpoint(checkpoint(1), last)
+    assert best.samefile(last)
+    # A later epoch that is not the best leaves the best as it is.
+    writer.save_checkpoint(checkpoint(2), last)
+    assert read_checkpoint(best)["global_step"] == 1
+    assert read_checkpoint(last)["global_step"] == 2
+
+    def refuse(*_: object) -> None:
+        raise OSError("Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    writer.save_checkpoint(checkpoint(3), best)
+    writer.save_checkpoint(checkpoint(3), last)
+    assert not best.samefile(last)
+    assert read_checkpoint(last)["global_step"] == 3
