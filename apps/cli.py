@@ -312,7 +312,7 @@ def main() -> None:
         _refuse(str(error))
     except BrokenPipeError:
         sys.exit(1)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         if not _out_of_memory(error):
             raise
         first = str(error).strip().splitlines()
@@ -325,9 +325,15 @@ def main() -> None:
         _refuse(f"{error.filename or 'file system'}: {error.strerror or error}")
 
 
-def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Return whether memory ran out, which torch, oneDNN and threads say in words alone."""
-    words = ("allocate memory", "out of memory", "start new thread", "create a primitive")
+def _out_of_memory(error: MemoryError | RuntimeError | ImportError) -> bool:
+    """Return whether memory ran out, which torch, oneDNN and others say in words alone."""
+    words = (
+        "allocate memory",
+        "out of memory",
+        "start new thread",
+        "create a primitive",
+        "failed to map segment",
+    )
     return isinstance(error, MemoryError) or any(one in str(error).lower() for one in words)
 
 

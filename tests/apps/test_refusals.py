@@ -214,6 +214,7 @@ def test_a_logger_is_named_on_the_command_line(
     [
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        ImportError("_moments_cy.so: failed to map segment from shared object"),
         RuntimeError("can't start new thread"),
         RuntimeError("could not create a primitive"),
     ],
