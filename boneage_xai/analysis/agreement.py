@@ -14,6 +14,8 @@ from boneage_xai.analysis.metrics import CONFIDENCE, Estimate, FloatArray
 from boneage_xai.errors import DataError
 
 _TAIL = 0.5 * (1.0 + CONFIDENCE)
+_NO_LEVERAGE_LEFT = 1e-9
+_NO_SLOPE: dict[str, float | None] = {"value": None, "low": None, "high": None, "intercept": None}
 _NO_ESTIMATE: Estimate = {"value": None, "low": None, "high": None}
 
 
@@ -25,18 +27,27 @@ def regression_slope(x: FloatArray, y: FloatArray) -> dict[str, float | None]:
         y: (n,) explained values.
 
     Returns:
-        ``value``, ``low``, ``high`` of the slope (95% interval from Student's t with n - 2
-        degrees of freedom) and ``intercept``; all None when n < 3 or x is constant.
+        ``value``, ``low``, ``high`` of the slope and ``intercept``; all None when n < 3, x is
+        constant or a single case decides the slope. The 95% interval is from Student's t with n - 2
+        degrees of freedom and the standard error HC3, since errors spread more at some ages.
+
+    Source:
+        MacKinnon and White, Journal of Econometrics, 1985; Long and Ervin, The American
+        Statistician, 2000.
     """
     n = x.size
     centred = x - x.mean() if n else x
     spread = float(np.square(centred).sum())
     if n < 3 or spread == 0.0:
-        return {"value": None, "low": None, "high": None, "intercept": None}
+        return _NO_SLOPE.copy()
+    free = 1 - 1 / n - np.square(centred) / spread
+    if free.min() < _NO_LEVERAGE_LEFT:
+        return _NO_SLOPE.copy()
     slope = float(centred @ (y - y.mean())) / spread
     intercept = float(y.mean()) - slope * float(x.mean())
-    residual = float(np.square(y - intercept - slope * x).sum())
-    margin = float(student.ppf(_TAIL, n - 2)) * math.sqrt(residual / (n - 2) / spread)
+    residuals = (y - intercept - slope * x) / free
+    error = float(np.linalg.norm(centred * residuals)) / spread
+    margin = float(student.ppf(_TAIL, n - 2)) * error
     return {"value": slope, "low": slope - margin, "high": slope + margin, "intercept": intercept}
 
 

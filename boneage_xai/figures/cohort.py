@@ -73,7 +73,8 @@ def bone_age_by_sex(reference_months: npt.ArrayLike, sex: npt.ArrayLike) -> Figu
     rows[0].yaxis.set_major_locator(MaxNLocator(5, integer=True))
     age_axis(rows[0], "x", low, high)
     missing = len(frame) - len(known)
-    note = f"; {missing:,} cases without reference not shown" if missing else ""
+    cases = "case" if missing == 1 else "cases"
+    note = f"; {missing:,} {cases} without reference not shown" if missing else ""
     rows[1].set_xlabel(f"reference bone age (months){note}")
     rows[0].set_xlabel("")
     return figure

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.api import OLS, add_constant
 
 from boneage_xai.analysis.agreement import agreement, lin_concordance, regression_slope
 from boneage_xai.errors import DataError
@@ -35,21 +36,35 @@ def test_bland_altman_by_hand() -> None:
     assert lower["value"] - lower["low"] == pytest.approx(upper["high"] - upper["value"])
 
 
-def test_slopes_equal_scipy_and_say_what_they_are_on() -> None:
+def test_slopes_equal_statsmodels_and_say_what_they_are_on() -> None:
     reference, predicted = simulated()
     result = agreement(reference, predicted)
-    quantile = stats.t.ppf(0.975, reference.size - 2)
     for key, x, on in [
         ("slope", (reference + predicted) / 2, "mean of both"),
         ("slope_on_reference", reference, "reference"),
     ]:
-        fit = stats.linregress(x, predicted - reference)
+        fit = OLS(predicted - reference, add_constant(x)).fit(cov_type="HC3", use_t=True)
         slope = result[key]
         assert slope["on"] == on
-        assert slope["value"] == pytest.approx(fit.slope)
-        assert slope["intercept_months"] == pytest.approx(fit.intercept)
-        assert slope["low"] == pytest.approx(fit.slope - quantile * fit.stderr)
-        assert slope["high"] == pytest.approx(fit.slope + quantile * fit.stderr)
+        assert slope["value"] == pytest.approx(fit.params[1])
+        assert slope["intercept_months"] == pytest.approx(fit.params[0])
+        assert [slope["low"], slope["high"]] == pytest.approx(fit.conf_int(0.05)[1])
+
+
+def test_a_slopes_interval_holds_where_errors_spread_with_age() -> None:
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(400):
+        age = rng.normal(127.0, 40.0, 60)
+        fit = regression_slope(age, rng.normal(0.0, 0.002 * np.square(age - 127.0) + 1.0))
+        covered += fit["low"] <= 0 <= fit["high"]
+    # The interval for even spread holds in three fifths of such samples.
+    assert covered / 400 == pytest.approx(0.95, abs=0.04)
+
+
+def test_a_slope_that_one_case_decides_is_none() -> None:
+    fit = regression_slope(np.array([5.0, 5.0, 5.0, 9.0]), np.array([0.0, 1.0, 2.0, 8.0]))
+    assert set(fit.values()) == {None}
 
 
 def test_regression_to_the_mean_is_a_negative_slope() -> None:
