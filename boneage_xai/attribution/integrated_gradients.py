@@ -346,12 +346,11 @@ def _baselines(
     mean_image: FloatImage | None,
     references: SameSexReferences | None,
 ) -> Sequence[Tensor]:
-    """Return the baselines of each image; images of one sex share their references."""
+    """Return the baselines of each image; those that are the same for several are one tensor."""
+    if settings.baseline == "blurred":
+        return [baseline_images(settings, image[None]) for image in images]
     if settings.baseline != "expected":
-        return [
-            baseline_images(settings, images[index : index + 1], mean_image)
-            for index in range(len(images))
-        ]
+        return [baseline_images(settings, images[:1], mean_image)] * len(images)
     if references is None:
         raise ConfigError("baseline 'expected': expected reference images, found none")
     by_sex: dict[bool, Tensor] = {}

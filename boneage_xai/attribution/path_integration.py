@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -242,22 +243,27 @@ def _begin(
     batch_size: int,
 ) -> list[PathCase]:
     at_images = predictions(network, images, is_male, batch_size).tolist()
-    # Cases may share their baselines, as the references of expected gradients: once is enough.
-    shared: dict[tuple[int, float], list[float]] = {}
+    # Cases may share their baselines: once for each sex is enough, and all of them together.
+    keys = list(zip(map(id, baselines), is_male.tolist(), strict=True))
+    owner = {key: index for index, key in enumerate(keys)}
+    values = predictions(
+        network,
+        torch.cat([baselines[index] for index in owner.values()]),
+        torch.cat([is_male[index].repeat(len(baselines[index])) for index in owner.values()]),
+        batch_size,
+    )
+    left = iter(values.tolist())
+    at_baselines = {key: list(islice(left, len(baselines[index]))) for key, index in owner.items()}
     cases = []
     for index, baseline in enumerate(baselines):
-        key = (id(baseline), float(is_male[index]))
-        if key not in shared:
-            sexes = is_male[index].repeat(len(baseline))
-            shared[key] = predictions(network, baseline, sexes, batch_size).tolist()
-        changes = [at_images[index] - value for value in shared[key]]
+        changes = [at_images[index] - value for value in at_baselines[keys[index]]]
         cases.append(
             PathCase(
                 images[index].detach(),
                 baseline.detach(),
                 is_male[index].detach(),
                 at_images[index],
-                shared[key],
+                at_baselines[keys[index]],
                 settings.tolerance_months(float(np.mean(changes))),
                 settings.map_tolerance_fraction,
                 AdaptiveQuadrature(len(changes), settings.min_nodes, settings.max_nodes),

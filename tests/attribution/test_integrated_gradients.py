@@ -15,7 +15,12 @@ from boneage_xai.attribution.baselines import (
     draw_references,
     mean_of_pixels,
 )
-from boneage_xai.attribution.integrated_gradients import expected_gradients, integrated_gradients
+from boneage_xai.attribution.integrated_gradients import (
+    attribute_batch,
+    expected_gradients,
+    integrated_gradients,
+    make_integrator,
+)
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.errors import AttributionError, ConfigError
 
@@ -239,3 +244,30 @@ def test_references_are_drawn_by_sex_seed_and_row() -> None:
     assert boys < {9, 4, 6}
     with pytest.raises(ConfigError, match="both sexes, found none of boys"):
         draw_references(pixels, rows, np.zeros(6, dtype=bool), 2, 0)
+
+
+@pytest.mark.parametrize("baseline", ["black", "mean"])
+def test_cases_of_one_sex_share_the_prediction_at_their_baseline(baseline: str) -> None:
+    class Counting(nn.Module):
+        seen = 0
+
+        def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+            if not torch.is_grad_enabled():
+                Counting.seen += len(image)
+            return 100 * image.mean(dim=(1, 2, 3)) + is_male
+
+    torch.manual_seed(0)
+    images, sexes = torch.rand(7, 1, 8, 8), torch.tensor([0.0, 1, 1, 0, 1, 0, 0])
+    mean_image = np.full((8, 8), 0.25, dtype=np.float32)
+    settings = AttributionSettings(baseline=baseline, precision="float32")
+    integrator = make_integrator(
+        Counting(), images, sexes, settings, n_cases=7, mean_image=mean_image
+    )
+    Counting.seen = 0
+    found = attribute_batch(integrator, images, sexes)
+    assert Counting.seen == 7 + 2
+    level = 0.0 if baseline == "black" else 0.25
+    for index, (integral, _) in enumerate(found):
+        expected = 100 * level + float(sexes[index])
+        assert integral.baseline_prediction_months == pytest.approx(expected, abs=1e-4)
+        assert integral.gap_months == pytest.approx(0, abs=1e-3)
