@@ -99,7 +99,7 @@ def restore_integrator(
     )
     half, poolings = None, int(decisions.get("n_float32_poolings", 1))
     if (name := decisions["precision"]) in HALF_TYPES:
-        if poolings not in float32_poolings(prepared):
+        if poolings not in float32_poolings(prepared, HALF_TYPES[name]):
             raise AttributionError(
                 f"{type(network).__name__}: expected a backbone for {name} as before, found none"
             )

@@ -145,7 +145,7 @@ def choose_precision(
     if (reason := _not_tried(settings.precision, images.device, n_cases)) is not None:
         return Precision(name, reason)
     reason, figures = f"the network has no float32 backbone to run in {half_name}", None
-    for poolings in float32_poolings(prepared):
+    for poolings in float32_poolings(prepared, HALF_TYPES[half_name]):
         half = in_half(prepared, poolings, HALF_TYPES[half_name])
         figures = _measure(prepared.network, half, images, baselines, is_male, settings, batch_size)
         if figures.passed():

@@ -194,14 +194,16 @@ def prepare_as(network: nn.Module, folded: int, parity_months: float, note: str)
         return PreparedNetwork(_channels_last(duplicate), folded, parity_months, note)
 
 
-def float32_poolings(prepared: PreparedNetwork) -> range:
+def float32_poolings(prepared: PreparedNetwork, dtype: torch.dtype) -> range:
     """Return up to how many of its max poolings a network that computes in two bytes may stay out.
 
     Args:
         prepared: the copy in float32.
+        dtype: of the two bytes; float16, in which neighbours are eight times less often equal, may
+            compute the first pooling, too.
 
     Returns:
-        The numbers that :func:`in_half` takes, the fastest first: those of the first two
+        The numbers that :func:`in_half` takes, the fastest first: up to those of the first two
         poolings, 0 alone for a backbone without any, none where there is no float32
         ``backbone``.
     """
@@ -210,7 +212,8 @@ def float32_poolings(prepared: PreparedNetwork) -> range:
     if first is None or first.dtype != torch.float32 or not isinstance(backbone, nn.Module):
         return range(0)
     poolings = len(_after_poolings(backbone))
-    return range(1, min(poolings, 2) + 1) if poolings else range(1)
+    fewest = 0 if dtype == torch.float16 or not poolings else 1
+    return range(fewest, min(poolings, 2) + 1)
 
 
 def in_half(prepared: PreparedNetwork, n_float32_poolings: int, dtype: torch.dtype) -> nn.Module:

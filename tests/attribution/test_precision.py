@@ -88,6 +88,15 @@ def test_a_tough_network_passes_with_figures(
         assert record["gate"]["map_correlation"] == chosen.figures.map_correlation
 
 
+def test_float16_computes_the_stem_too(
+    tough_network: nn.Module, disc_cases: tuple[Tensor, Tensor]
+) -> None:
+    chosen = choose(tough_network, disc_cases, AttributionSettings(precision="float16"), 4)
+    assert (chosen.name, chosen.n_float32_poolings) == ("float16", 0)
+    assert chosen.figures is not None
+    assert chosen.figures.map_correlation > 0.999
+
+
 @pytest.mark.parametrize("settings", [HALF, AUTO], ids=["asked for", "auto"])
 def test_a_tender_network_is_refused(
     tender_network: nn.Module,
@@ -145,7 +154,9 @@ def test_a_longer_stem_is_tried_where_the_shortest_fails(
     )
     chosen = choose(tough_network, disc_cases, HALF, 4)
     assert (chosen.name, chosen.n_float32_poolings) == ("bfloat16", 2)
-    assert list(float32_poolings(prepare(tough_network, *disc_cases))) == [1, 2]
+    prepared = prepare(tough_network, *disc_cases)
+    assert list(float32_poolings(prepared, torch.bfloat16)) == [1, 2]
+    assert list(float32_poolings(prepared, torch.float16)) == [0, 1, 2]
 
 
 def test_when_it_is_not_tried(
