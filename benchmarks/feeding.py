@@ -2,8 +2,8 @@
 
 Two arms, each in a process of its own, interleaved: ``training`` runs one real epoch of the
 engine's loop (cache → loader → augmentation → step → averaging), ``memory`` runs the same step on
-one batch that lies in memory. Both report images a second; the ratio of the medians is the share of
-the step's speed that training reaches.
+one batch that lies in memory, a GPU's where there is one. Both report images a second; the ratio of
+the medians is the share of the step's speed that training reaches.
 
     python benchmarks/feeding.py --images 1600 --size 128 --repeats 5
 """
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from boneage_xai.models.regressor import BoneAgeRegressor
+from trainers.averaging import AveragedWeights
 from trainers.feeding import CachedRadiographs, make_loader
 from trainers.module import BoneAgeTraining
 from trainers.recipe import Recipe, load_recipe
@@ -39,11 +40,18 @@ class StepClock(lightning.Callback):
         self.steps = 0
 
     def on_train_batch_end(self, *_: object) -> None:
-        now = time.perf_counter()
         self.steps += 1
         if self.steps == WARM_UP_STEPS:
-            self.started = now
-        self.ended = now
+            self.started = now()
+
+    def on_train_end(self, *_: object) -> None:
+        self.ended = now()
+
+
+def now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class InMemory(torch.utils.data.Dataset):
@@ -72,10 +80,14 @@ def run_arm(arm: str, folder: Path, recipe: Recipe) -> float:
     network = BoneAgeRegressor(recipe.architecture, age_mean_months=127.0, age_sd_months=41.0)
     module = BoneAgeTraining(network, recipe, steps_per_epoch=len(loader))
     clock = StepClock()
+    callbacks: list[lightning.Callback] = [clock]
+    if recipe.training.ema_decay is not None:
+        callbacks.append(AveragedWeights(recipe.training.ema_decay))
     trainer = lightning.Trainer(
         max_epochs=1,
         precision="bf16-mixed",
-        callbacks=[clock],
+        callbacks=callbacks,
+        gradient_clip_val=recipe.training.gradient_clip,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -96,6 +108,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     changes = [f"preprocessing.size_px={options.size}", "training.stages=[]"]
+    # Others may ask for a validation, of which there is none here.
+    changes.append("training.schedule=constant")
     if options.batch:
         changes.append(f"training.batch_size={options.batch}")
     recipe = load_recipe(options.recipe, changes)
