@@ -37,8 +37,9 @@ def reproduce(
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="KEY=VALUE",
-            help="Change a key of every arm; the page tells it as a departure from the recipe.",
+            metavar="[NAME:]KEY=VALUE",
+            help="Change a key of every arm, or with NAME:KEY=VALUE of one arm or study; the page "
+            "tells it as a departure from the recipe.",
         ),
     ] = None,
     from_scratch: Annotated[

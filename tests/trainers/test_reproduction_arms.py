@@ -42,3 +42,34 @@ def test_a_recipe_that_is_no_folder_name_is_refused(tmp_path: Path) -> None:
     own.write_text(text.replace('name = "demo"', 'name = "../own"'))
     with pytest.raises(ConfigError, match="names folders"):
         load_arms([str(own)], [])
+
+
+def test_a_change_may_be_for_one_arm_or_one_study() -> None:
+    arms = load_arms(
+        ["kimmel", "wouters-resnet18"],
+        [
+            "training.epochs=9",
+            "kimmel-resnet101:training.epochs=3",
+            "wouters:training.batch_size=16",
+            'wouters-resnet18:architecture.backbone="resnet18"',
+        ],
+        from_scratch=True,
+    )
+    trained = {arm.name: arm.recipe.training for arm in arms}
+    assert {name: one.epochs for name, one in trained.items()} == {
+        "kimmel-inception-v3": 9,
+        "kimmel-inception-v3-image-only": 9,
+        "kimmel-resnet101": 3,
+        "kimmel-resnet101-image-only": 9,
+        "wouters-resnet18": 9,
+    }
+    assert trained["wouters-resnet18"].batch_size == 16
+    told = {arm.name: {one.key for one in arm.departures} for arm in arms}
+    assert "training.batch_size" in told["wouters-resnet18"]
+    assert "training.batch_size" not in told["kimmel-resnet101"]
+
+
+@pytest.mark.parametrize("name", ["wouters-vgg16", "nobody", ""])
+def test_a_change_for_an_arm_that_is_not_trained_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected one of the arms kimmel-resnet101 before the"):
+        load_arms(["kimmel-resnet101"], [f"{name}:training.epochs=1"])

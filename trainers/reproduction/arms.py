@@ -134,18 +134,22 @@ def load_arms(
 
     Args:
         names: recipes by name or path, or ``studies``, ``wouters``, ``kimmel``.
-        overrides: ``section.key=value`` for every arm.
+        overrides: ``section.key=value`` for every arm, ``NAME:section.key=value`` for one arm or
+            those of one study.
         from_scratch: begin without pretrained weights, every block learning.
         seed: of every arm, and so of the split.
 
     Raises:
-        ConfigError: no such recipe, a value that one of them cannot take, or two arms of a name.
+        ConfigError: no such recipe or arm, a value that one of them cannot take, or two arms of a
+            name.
     """
     arms = []
     chosen = [member for name in names for member in GROUPS.get(name, (name,))]
+    changes_of = [_addressed(override, chosen) for override in overrides]
     for name in dict.fromkeys(chosen):
         shipped = load_recipe(name)
-        changes = [_SHARED_SPLIT, f"training.seed={seed}", *overrides]
+        own = [change for members, change in changes_of if name in members]
+        changes = [_SHARED_SPLIT, f"training.seed={seed}", *own]
         if from_scratch:
             changes += _FROM_SCRATCH
         recipe = load_recipe(name, changes)
@@ -160,6 +164,21 @@ def load_arms(
     if twice := {name for name in seen if seen.count(name) > 1}:
         raise ConfigError(f"arms: expected recipes of different names, found {min(twice)} twice")
     return tuple(arms)
+
+
+def _addressed(override: str, arms: Sequence[str]) -> tuple[Sequence[str], str]:
+    """Return the arms that a change is for, and the change without their name."""
+    key, equals, value = override.partition("=")
+    name, colon, key = key.rpartition(":")
+    if not colon:
+        return arms, override
+    members = [member for member in GROUPS.get(name, (name,)) if member in arms]
+    if not members:
+        raise ConfigError(
+            f"--set {override}: expected one of the arms {', '.join(arms)} before the colon, "
+            f"found {name or 'nothing'}"
+        )
+    return members, key + equals + value
 
 
 def _departures(shipped: Recipe, used: Recipe) -> tuple[Departure, ...]:
