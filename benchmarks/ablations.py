@@ -60,10 +60,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "light-augmentation": ("light augmentation", LIGHT),
     "heavy-augmentation": ("heavier augmentation", HEAVY),
     "no-averaging": ("no average of the weights", ["training.ema_decay=0.0001"]),
-    "constant-rate": (
-        "a constant learning rate of a third of the highest",
-        ["training.schedule=constant", "training.learning_rate=7e-4"],
-    ),
+    "constant-rate": ("the highest learning rate throughout", ["training.schedule=constant"]),
     "squared-error": ("squared in place of absolute error", ["training.loss=mse"]),
     "no-decay": ("no weight decay", ["training.weight_decay=0.0"]),
     "no-flip": ("no mirror images", ["augmentation.horizontal_flip=false"]),
@@ -190,11 +187,13 @@ def page(record: dict) -> str:
         recipe["preprocessing"]["size_px"]
     ]
     whole = arms[0]
+    weights = recipe["initialisation"]["weights"]
+    begun = "from scratch" if weights == "none" else f"from the weights {Path(weights).name}"
     lines = [
         "# What each choice is worth",
         "Written by `benchmarks/ablations.py`. The recipe "
         f"`{recipe['name']}`, shortened to {training['epochs']} epochs at {sizes[-1]} pixels with "
-        f"{recipe['architecture']['backbone']}, was trained again and again with one thing "
+        f"{recipe['architecture']['backbone']} {begun}, was trained again and again with one thing "
         f"changed, on {record['n_train']:,} radiographs of the RSNA training set, and measured on "
         f"{whole['n']:,} others. The whole of it errs by {whole['mae_months']:.2f} months. "
         "A difference above 0 says that the change does harm, what was changed is worth keeping. "
