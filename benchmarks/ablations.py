@@ -132,7 +132,7 @@ def collect(cohort, options: argparse.Namespace) -> None:
     extra = {"views": ([WHOLE], VIEWS, "over six views (mirrored, turned by 5 degrees)")}
     others = [arm for arm in ("resnet34", "inception-v3", "heavy-augmentation") if arm in done]
     if others:
-        averaged = f"averaged with {len(others)} others ({', '.join(others)})"
+        averaged = f"averaged with {' and '.join(CHANGES[arm][0] for arm in others)}"
         extra["ensemble"] = ([WHOLE, *others], Views(), averaged)
     for name, (members, views, described) in extra.items():
         ensemble = runs / f"ensemble-{name}"
@@ -191,6 +191,7 @@ def page(record: dict) -> str:
     begun = "from scratch" if weights == "none" else f"from the weights {Path(weights).name}"
     lines = [
         "# What each choice is worth",
+        "",
         "Written by `benchmarks/ablations.py`. The recipe "
         f"`{recipe['name']}`, shortened to {training['epochs']} epochs at {sizes[-1]} pixels with "
         f"{recipe['architecture']['backbone']} {begun}, was trained again and again with one thing "
@@ -208,7 +209,7 @@ def page(record: dict) -> str:
         if arm["mae_difference_months"] is not None:
             difference = (
                 f"{arm['mae_difference_months']:+.2f} ({arm['low']:+.2f} to {arm['high']:+.2f})"
-            )
+            ).replace("-", "−")
             p = f"{arm['p_holm']:.3f}" if arm["p_holm"] >= 0.001 else "< 0.001"
         if arm["seconds"] is not None:
             seconds = f"{arm['seconds']:.0f}"
@@ -216,6 +217,10 @@ def page(record: dict) -> str:
             f"| {arm['change']} | {arm['mae_months']:.2f} | {difference} | {p} | {seconds} |"
         )
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    # A file of weights is named above, without where it lies.
+    changed = [one for one in record["settings"] if not one.startswith("initialisation.weights")]
+    if changed:
+        lines += ["", f"Set beside the recipe: {', '.join(f'`{one}`' for one in changed)}."]
     lines += ["", f"Measured on: {record['device']}; {versions}. Several arms shared the device."]
     return "\n".join(lines) + "\n"
 

@@ -196,7 +196,7 @@ def test_cohort_counts_every_known_age_once_and_says_what_is_missing() -> None:
     girls, boys = bone_age_by_sex(ages, ["F", "M", "M", "M", "F", "F"]).axes
     assert sum(patch.get_height() for patch in girls.patches) == 2
     assert sum(patch.get_height() for patch in boys.patches) == 3
-    assert "1 cases without reference" in boys.get_xlabel()
+    assert "1 case without reference" in boys.get_xlabel()
 
 
 def test_best_epoch_is_marked() -> None:
