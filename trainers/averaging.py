@@ -19,8 +19,8 @@ class WarmedUpAverage(AveragedModel):
     the weights by 1 / (1 - decay) steps from the start, and its BatchNorm statistics do not fit its
     weights while those still move fast.
 
-    Beside a GPU the step of a small network is shorter than torch's own update takes to look for
-    its tensors, a thousand calls of Python: here they are found once.
+    torch's own update looks for its tensors at every step, some thousand calls of Python for a
+    large network, while a GPU waits: here they are found once.
 
     Args:
         model: whose weights are averaged; must not exchange its tensors for others.

@@ -60,8 +60,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint beside its target and rename it.
 
-        The best epoch is often the last one, too, and three times its weights take as long to write
-        as a GPU takes for half an epoch: the second name is a link.
+        The best epoch is often the last one, too, and a checkpoint is several times its weights:
+        the second name is a link.
         """
         path = Path(path)
         step = int(checkpoint["global_step"])

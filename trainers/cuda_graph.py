@@ -19,9 +19,9 @@ _Pass = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class RecordedPass:
     """``network.raw_and_features`` for training on a GPU, without launching each kernel anew.
 
-    A network of three hundred layers is launched kernel by kernel in more time than a GPU takes
-    to compute it. CUDA records the launches of a pass once for each shape of the images and replays
-    them; what is computed is the same. Where a pass cannot be recorded, it runs as it is.
+    Launching a small network kernel by kernel takes longer than a GPU needs to compute it. CUDA
+    records the launches of a pass once for each shape of the images and replays them; what is
+    computed is the same. Where a pass cannot be recorded, it runs as it is.
 
     Args:
         network: trained in place; keeps its tensors while recordings of it are used.

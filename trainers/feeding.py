@@ -51,7 +51,6 @@ class CachedRadiographs(Dataset[Batch]):
         self.bone_age_months = torch.from_numpy(bone_age_months.astype(np.float32))
         known = np.empty((len(rows), 0)) if region_ages_months is None else region_ages_months
         self.region_ages_months = torch.from_numpy(known.astype(np.float32))
-
         self._resident: Batch | None = None
 
     def __len__(self) -> int:

@@ -117,10 +117,10 @@ def choose_precision(
 
     Each case is explained in both, to the tolerances asked for. Two bytes pass if on every case
     the map correlates with that of float32 and predictions stay near, and if they close most
-    of the completeness gaps, taken against float32 predictions. Where they do not with all but the
-    stem so computed, a longer stem is tried (:func:`float32_poolings`). ``auto`` tries float16 on
-    a GPU, which computes it as fast as bfloat16 and rounds it eight times finer, and bfloat16
-    elsewhere.
+    of the completeness gaps, taken against float32 predictions. Where they do not with as much so
+    computed as the type allows, a longer stem stays in float32 (:func:`float32_poolings`). ``auto``
+    tries float16 on a GPU, which computes it as fast as bfloat16 and rounds it eight times finer,
+    and bfloat16 elsewhere.
 
     Args:
         prepared: the network in float32.

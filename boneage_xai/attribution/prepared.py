@@ -199,8 +199,8 @@ def float32_poolings(prepared: PreparedNetwork, dtype: torch.dtype) -> range:
 
     Args:
         prepared: the copy in float32.
-        dtype: of the two bytes; float16, in which neighbours are eight times less often equal, may
-            compute the first pooling, too.
+        dtype: of the two bytes; float16, which rounds eight times finer than bfloat16, may compute
+            the first pooling, too.
 
     Returns:
         The numbers that :func:`in_half` takes, the fastest first: up to those of the first two
