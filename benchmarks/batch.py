@@ -8,8 +8,8 @@ folder (cache → blocks → Zarr and tables on disk), ``memory`` explains the s
     python benchmarks/batch.py --run runs/cpu-small --data ~/rsna --cases 200
     python benchmarks/batch.py --cases 40 --kills 20
 
-``--kills`` kills `boneage-xai attribute` at so many random moments, resumes it each time, and
-compares every byte of the maps and every column of the tables but ``seconds``.
+``--kills`` kills `boneage-xai attribute` at so many random moments of its work, resumes it each
+time, and compares every byte of the maps and every column of the tables but ``seconds``.
 """
 
 from __future__ import annotations
@@ -118,14 +118,21 @@ def kill_and_compare(options: argparse.Namespace) -> None:
     command += ["--data", str(options.data), "--cache", str(options.cache)]
     command += ["--limit", str(options.cases), "--resume", "--out"]
     straight, killed = options.folder / "straight", options.folder / "killed"
-    started = time.perf_counter()
-    subprocess.run([*command, str(straight)], check=True, stderr=subprocess.DEVNULL)
-    longest = time.perf_counter() - started
+    process = subprocess.Popen([*command, str(straight)], stderr=subprocess.DEVNULL)
+    until_work, started = seconds_until_work(process, straight), time.perf_counter()
+    if process.wait():
+        raise SystemExit(f"attribute ended with {process.returncode}")
+    work_seconds = time.perf_counter() - started
+    print(f"{until_work:.0f} s until work begins, {work_seconds:.0f} s of it", flush=True)
     kills = kills_here = late = recomputed = rounds = 0
     rng = random.Random(options.seed)
     while True:
         process = subprocess.Popen([*command, str(killed)], stderr=subprocess.DEVNULL)
-        limit = rng.uniform(0.3 * longest, longest) if kills < options.kills else None
+        limit = None
+        if kills < options.kills:
+            seconds_until_work(process, killed)
+            # Half of it at most, so that an attribution is killed several times.
+            limit = rng.uniform(0, work_seconds / 2)
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -156,6 +163,17 @@ def kill_and_compare(options: argparse.Namespace) -> None:
         f"map identical to the byte, every table but for seconds; {recomputed} blocks of "
         f"{rounds * work['blocks']} computed twice"
     )
+
+
+def seconds_until_work(process: subprocess.Popen[bytes], out: Path) -> float:
+    """Wait until a process has begun to compute blocks, or has ended."""
+    started = time.perf_counter()
+    while process.poll() is None:
+        notes = read_journal(WorkPaths(out).journal)
+        if any(note["event"] == "worker" and note["pid"] == process.pid for note in notes):
+            break
+        time.sleep(0.1)
+    return time.perf_counter() - started
 
 
 def compare(one: Path, other: Path) -> None:

@@ -11,11 +11,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from boneage_xai.attribution.forward import months, slope_of, untouched
 
-# On a processor throughput no longer grows beyond about this many images a step, nor, with four,
-# beyond this much for their activations.
+# On a processor throughput no longer grows beyond about this many images a step, nor, with two,
+# by much beyond this much for their activations.
 CPU_BATCH = 16
 _CPU_ENOUGH_BYTES = 2**27
-_CPU_FEW = 4
+_CPU_FEW = 2
 GPU_BATCH = 256
 # Gradient and reordered copies of the largest activation live beside what is kept.
 _TRANSIENT = 3

@@ -80,7 +80,7 @@ class _Casting(nn.Module):
 
 
 class _InHalf(nn.Module):
-    """Run a backbone in two bytes from one of its max poolings on, between float32 and float32.
+    """Run a copy of a backbone in two bytes from a max pooling on, between float32 and float32.
 
     A max pooling gives its gradient to the largest of its inputs. In bfloat16 neighbours of a
     smooth image are often equal, and which of them gets it is chance; in the first stages, where
@@ -89,10 +89,13 @@ class _InHalf(nn.Module):
 
     def __init__(self, backbone: nn.Module, float32_poolings: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.inner = backbone
         in_float32 = ([0, *_after_poolings(backbone)])[float32_poolings]
-        for n, (owner, name, part) in enumerate(feature_children(backbone)):
-            setattr(owner, name, _Casting(part, torch.float32 if n < in_float32 else dtype))
+        # Part by part: a whole copy in float32 would be most of the memory it takes.
+        cast: dict[int, Any] = {
+            id(part): _Casting(copy.deepcopy(part), torch.float32 if n < in_float32 else dtype)
+            for n, (_, _, part) in enumerate(feature_children(backbone))
+        }
+        self.inner = copy.deepcopy(backbone, cast)
 
     def forward(self, image: Tensor) -> Tensor:
         features: Tensor = self.inner(image)
@@ -141,10 +144,11 @@ def prepare(network: nn.Module, images: Tensor, is_male: Tensor) -> PreparedNetw
     Efficient Integer-Arithmetic-Only Inference, 2018.
     """
     with torch.inference_mode(False):
+        # Before the copy, which then takes the memory that this has freed.
+        with untouched(network):
+            months_before, slope_before = _answers(network, images, is_male)
         duplicate = frozen_copy(network)
-        with untouched(duplicate):
-            months_before, slope_before = _answers(duplicate, images, is_male)
-            pairs, note = _foldable_pairs(duplicate)
+        pairs, note = _foldable_pairs(duplicate)
         # Folded in place: a second copy of a large network would be most of the memory it takes.
         for convolution, norm in pairs:
             _fold(duplicate, convolution, norm)
@@ -226,9 +230,9 @@ def in_half(prepared: PreparedNetwork, n_float32_poolings: int, dtype: torch.dty
         dtype: one of ``HALF_TYPES``.
     """
     with torch.inference_mode(False):
-        half = frozen_copy(prepared.network)
-        half.backbone = _InHalf(half.get_submodule("backbone"), n_float32_poolings, dtype)
-        return _channels_last(half)
+        backbone = prepared.network.get_submodule("backbone")
+        half = _InHalf(backbone, n_float32_poolings, dtype).eval()
+        return _channels_last(copy.deepcopy(prepared.network, {id(backbone): half}))
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
@@ -316,8 +320,10 @@ def _fold(network: nn.Module, convolution: str, norm: str) -> None:
         return
     if batch_norm.running_mean is None or batch_norm.running_var is None:
         return
-    weight, bias = fuse_conv_bn_weights(
-        old.weight.double(),
+    # Folded into ones, which gives each channel's factor: whole weights in float64 would be most
+    # of the memory that preparing takes.
+    scale, bias = fuse_conv_bn_weights(
+        batch_norm.running_var.new_ones((old.out_channels, 1, 1, 1), dtype=torch.float64),
         None if old.bias is None else old.bias.double(),
         batch_norm.running_mean.double(),
         batch_norm.running_var.double(),
@@ -325,6 +331,7 @@ def _fold(network: nn.Module, convolution: str, norm: str) -> None:
         None if batch_norm.weight is None else batch_norm.weight.double(),
         None if batch_norm.bias is None else batch_norm.bias.double(),
     )
+    weight = torch.mul(old.weight, scale, out=torch.empty_like(old.weight))
     for name, value in (("weight", weight), ("bias", bias)):
         setattr(old, name, nn.Parameter(value.detach().to(old.weight.dtype), requires_grad=False))
     parent, _, attribute = norm.rpartition(".")
