@@ -14,7 +14,7 @@ from apps.views.overlays import show_side_by_side
 from apps.views.picked import follow_pick, offer_case, picked
 from apps.views.sections import section_there, show_section
 from boneage_xai.analysis.completeness import summarise_completeness
-from boneage_xai.analysis.metrics import bootstrap_mean
+from boneage_xai.analysis.metrics import Estimate, bootstrap_mean
 from boneage_xai.analysis.random_control import control_of
 from boneage_xai.attribution.randomisation import TOO_SIMILAR
 from boneage_xai.errors import ReportError
@@ -122,13 +122,29 @@ def _learnt(similarity: pd.DataFrame | None) -> tuple[str, str, str]:
     values = similarity.loc[similarity["method"] == method, "rank_correlation"].dropna()
     if values.empty:
         return question, "cannot be told", "maps without any variation"
-    mean = float(values.mean())
+    mean = bootstrap_mean(values)
     return (
         question,
-        "hardly" if mean >= TOO_SIMILAR else "yes",
-        f"{method_name(method)}: rank correlation {months(mean, signed=True, digits=2)} with a "
-        f"network of random weights; {TOO_SIMILAR:g} or more is bad",
+        {True: "yes", False: "hardly", None: "unclear"}[_depend_on_learning(mean)],
+        f"{method_name(method)}: rank correlation {_correlation(mean)} with a network of random "
+        f"weights; {TOO_SIMILAR:g} or more is bad",
     )
+
+
+def _depend_on_learning(correlation: Estimate) -> bool | None:
+    """Return whether maps depend on what was learnt, None where the interval leaves it open."""
+    low, high = correlation["low"], correlation["high"]
+    if low is None or high is None or low < TOO_SIMILAR <= high:
+        return None
+    return high < TOO_SIMILAR
+
+
+def _correlation(mean: Estimate) -> str:
+    value, low, high = (
+        None if limit is None else months(limit, signed=True, digits=2)
+        for limit in (mean["value"], mean["low"], mean["high"])
+    )
+    return f"{value}" if low is None else f"{value} (95% interval {low} to {high})"
 
 
 def _removal(folder: AnalysisFolder) -> tuple[str, str, str]:
@@ -264,23 +280,16 @@ def _same_cases(folder: AnalysisFolder, table: pd.DataFrame | None) -> str:
 
 def _control_sentence(method: str, group: pd.DataFrame) -> str:
     mean = bootstrap_mean(group["rank_correlation"])
-    value = months(mean["value"], signed=True, digits=2)
-    span = (
-        ""
-        if mean["low"] is None
-        else f" (95% interval {months(mean['low'], signed=True, digits=2)} to "
-        f"{months(mean['high'], signed=True, digits=2)})"
-    )
-    verdict = (
-        "they hardly depend on what was learnt"
-        if float(mean["value"] or 0.0) >= TOO_SIMILAR
-        else "they depend on what was learnt"
-    )
+    verdict = {
+        True: "they depend on what was learnt",
+        False: "they hardly depend on what was learnt",
+        None: "whether they depend on what was learnt is open",
+    }[_depend_on_learning(mean)]
     chance = group["chance"].mean()
     beside = "" if pd.isna(chance) else f"; by chance {months(chance, signed=True, digits=2)}"
     return (
-        f"{method_name(method)}: maps of {len(group):,} cases correlate at {value}{span} with "
-        f"those of random weights{beside}: {verdict}."
+        f"{method_name(method)}: maps of {len(group):,} cases correlate at "
+        f"{_correlation(mean)} with those of random weights{beside}: {verdict}."
     )
 
 

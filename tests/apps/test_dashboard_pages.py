@@ -16,6 +16,7 @@ from analysis_fixture import MALICIOUS, STRANGE
 from apps.views.cards import filled
 from apps.views.links import plain
 from apps.views.picked import ordered
+from apps.views.trust import _control_sentence
 from boneage_xai.files import read_json, write_json, write_table
 from boneage_xai.store import CONTROL_FOLDER, AnalysisFolder
 
@@ -100,6 +101,20 @@ def test_a_control_with_the_same_maps_is_bad_news(open_page: Open, analysis_fold
     assert not app.exception
     assert "Case 1003" in text(app)
     assert asked(app, "control") == "1003"
+
+
+@pytest.mark.parametrize(
+    ("correlations", "verdict"),
+    [
+        ([0.1, 0.2, 0.1, 0.2], "they depend on"),
+        ([0.9, 0.8, 0.9, 0.8], "they hardly depend on"),
+        ([0.0, 0.9, 0.1, 0.8], "is open"),
+        ([0.1], "is open"),
+    ],
+)
+def test_a_control_is_judged_by_its_interval(correlations: list[float], verdict: str) -> None:
+    group = pd.DataFrame({"rank_correlation": correlations, "chance": 0.0})
+    assert verdict in _control_sentence("gradient", group)
 
 
 def test_a_control_of_another_network_is_not_used(open_page: Open, analysis_folder: Path) -> None:
