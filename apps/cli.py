@@ -235,7 +235,9 @@ def dashboard(
     ] = None,
     port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 8501,
 ) -> None:
-    """Open the dashboard on this machine, as `streamlit run apps/dashboard.py` does.
+    """Open the dashboard, which only this machine can reach.
+
+    `streamlit run apps/dashboard.py` outside of the repository would listen on every address.
 
     Example: boneage-xai dashboard analyses/cpu-small
     """

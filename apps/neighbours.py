@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +15,6 @@ from apps.options import (
     ColumnOption,
     DataOption,
     JsonOption,
-    RunArgument,
     SkipOption,
     SplitOption,
 )
@@ -22,9 +22,9 @@ from apps.sources import prepared_cases
 
 
 def neighbours(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a trained network.")],
     data: DataOption,
     out: AnalysisOption,
-    run: RunArgument = None,
     k: Annotated[int, typer.Option("--k", help="Neighbours per case.", min=1)] = 6,
     split: SplitOption = "held-out",
     column: ColumnOption = None,

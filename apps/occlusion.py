@@ -53,6 +53,7 @@ def occlude(
     """Remove one hand region after the other, and measure what prediction and error do.
 
     Example: boneage-xai occlude runs/cpu-small --data ~/rsna --out analyses/cpu-small --limit 100
+    --regions rsna-regions
 
     Where the folder holds attributions, each method is held against what removal does.
     """

@@ -45,7 +45,9 @@ def tune(
     ] = None,
     space: Annotated[
         Path | None,
-        typer.Option("--space", metavar="FILE.toml", help="The same as a file; --search goes over"),
+        typer.Option(
+            "--space", metavar="FILE.toml", help="A file of such keys; --search goes before it."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,

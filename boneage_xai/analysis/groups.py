@@ -12,24 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from boneage_xai.analysis.metrics import N_RESAMPLES, error_metrics
+from boneage_xai.analysis.stages import STAGES, stage_indices
 from boneage_xai.analysis.subgroups import AGE_BINS_MONTHS, SEX_BY_AGE, age_bin_indices
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.types import Sex
-
-STAGES: tuple[tuple[str, float, float], ...] = (
-    ("infancy", 10.0, 14.0),
-    ("toddler", 24.0, 36.0),
-    ("pre-puberty", 84.0, 108.0),
-    ("early and mid puberty", 156.0, 168.0),
-    ("late puberty", 180.0, 192.0),
-    ("after puberty", np.inf, np.inf),
-)
-"""Developmental stages with the bone age in months at which each ends, for girls and for boys.
-
-The first two limits are those of Gilsanz and Ratib, Hand Bone Age, 2005; the later ones are
-approximate. Each stage begins where the one before it ends; the limit itself belongs to the
-later stage.
-"""
 
 MISSING = "not given"
 MOST_GROUPS = 40
@@ -48,23 +34,6 @@ class Grouping:
     by: str
     codes: npt.NDArray[np.intp]
     keys: tuple[Mapping[str, Any], ...]
-
-
-def stage_indices(reference_months: npt.ArrayLike, is_male: npt.ArrayLike) -> npt.NDArray[np.intp]:
-    """Return (n,) the developmental stage of each case as a position in ``STAGES``.
-
-    Args:
-        reference_months: (n,) reference bone age, months.
-        is_male: (n,) bool.
-    """
-    ages = np.asarray(reference_months, dtype=np.float64)
-    girls, boys = (np.array([stage[which] for stage in STAGES[:-1]]) for which in (1, 2))
-    indices = np.where(
-        np.asarray(is_male, dtype=np.bool_),
-        np.searchsorted(boys, ages, side="right"),
-        np.searchsorted(girls, ages, side="right"),
-    )
-    return indices.astype(np.intp)
 
 
 def column_grouping(values: pd.Series[Any], column: str) -> Grouping:
@@ -118,7 +87,7 @@ def standard_groupings(
     years = np.floor(reference / 12.0).astype(np.intp)
     spans = [[float(low), float(high)] for low, high in pairwise(age_bins)]
     age_keys = [{"age_months": span} for span in spans]
-    stage_keys = [{"stage": name} for name, _, _ in STAGES]
+    stage_keys = [{"stage": stage.name.lower()} for stage in STAGES.values()]
     year_keys = [{"year": year} for year in range(int(years.max(initial=0)) + 1)]
     sex_keys: list[dict[str, Any]] = [{"sex": Sex.FEMALE.value}, {"sex": Sex.MALE.value}]
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from boneage_xai.anatomy import BySex
@@ -91,6 +93,26 @@ def stage_of(sex: Sex, age_months: float) -> Stage:
     if math.isnan(age_months):
         raise DataError("stage: expected a bone age in months, found NaN")
     return next(stage for stage in STAGES.values() if age_months < stage.to_months.of(sex))
+
+
+def stage_indices(reference_months: npt.ArrayLike, is_male: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    """Return (n,) the developmental stage of each case as a position in ``STAGES``.
+
+    Args:
+        reference_months: (n,) reference bone age, months.
+        is_male: (n,) bool.
+    """
+    ages = np.asarray(reference_months, dtype=np.float64)
+    girls, boys = (
+        np.array([stage.to_months.of(sex) for stage in STAGES.values()][:-1])
+        for sex in (Sex.FEMALE, Sex.MALE)
+    )
+    indices = np.where(
+        np.asarray(is_male, dtype=np.bool_),
+        np.searchsorted(boys, ages, side="right"),
+        np.searchsorted(girls, ages, side="right"),
+    )
+    return indices.astype(np.intp)
 
 
 def with_stages(cases: pd.DataFrame) -> pd.DataFrame:

@@ -13,10 +13,8 @@ from statsmodels.stats.multitest import multipletests
 from boneage_xai.analysis.comparisons import group_tests
 from boneage_xai.analysis.groups import (
     MISSING,
-    STAGES,
     column_grouping,
     group_metrics,
-    stage_indices,
     standard_groupings,
 )
 from boneage_xai.analysis.multiplicity import holm_of_known
@@ -71,18 +69,6 @@ def test_keys_say_what_the_cases_of_a_group_have_in_common() -> None:
                 assert part["reference_months"].between(low, high).all()
             if "year" in keys:
                 assert (part["reference_months"] // 12 == keys["year"]).all()
-
-
-@pytest.mark.parametrize(
-    ("age", "girl", "boy"),
-    [
-        *[(9.9, 0, 0), (10, 1, 0), (14, 1, 1), (24, 2, 1), (36, 2, 2), (84, 3, 2), (108, 3, 3)],
-        *[(156, 4, 3), (168, 4, 4), (180, 5, 4), (192, 5, 5), (228, 5, 5)],
-    ],
-)
-def test_stages_end_earlier_for_girls(age: float, girl: int, boy: int) -> None:
-    assert stage_indices([age, age], [False, True]).tolist() == [girl, boy]
-    assert len(STAGES) == 6
 
 
 def test_columns_group_by_their_text() -> None:

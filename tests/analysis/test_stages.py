@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boneage_xai.analysis.literature import EXPECTATIONS, expectation_table
-from boneage_xai.analysis.stages import STAGES, stage_of, with_stages
+from boneage_xai.analysis.stages import STAGES, stage_indices, stage_of, with_stages
 from boneage_xai.anatomy import REGION_NAMES
 from boneage_xai.errors import DataError
 from boneage_xai.phantom.growth import PUBERTY_ONSET_MONTHS
@@ -96,3 +96,18 @@ def test_expectations_name_known_stages_and_regions_once_a_source() -> None:
     for one in EXPECTATIONS:
         if one.kind == "readers" and any(STAGES[stage].approximate for stage in one.stages):
             assert one.trust == "approximate"
+
+
+@pytest.mark.parametrize(
+    ("age", "girl", "boy"),
+    [
+        *[(9.9, 0, 0), (10, 1, 0), (14, 1, 1), (24, 2, 1), (36, 2, 2), (84, 3, 2), (108, 3, 3)],
+        *[(156, 4, 3), (168, 4, 4), (180, 5, 4), (192, 5, 4), (204, 5, 5), (228, 5, 5)],
+    ],
+)
+def test_stages_end_earlier_for_girls(age: float, girl: int, boy: int) -> None:
+    assert stage_indices([age, age], [False, True]).tolist() == [girl, boy]
+    assert [list(STAGES).index(stage_of(sex, age).stage_id) for sex in (Sex.FEMALE, Sex.MALE)] == [
+        girl,
+        boy,
+    ]
