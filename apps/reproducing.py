@@ -80,6 +80,8 @@ def reproduce(
     Example: boneage-xai reproduce --data ~/rsna --out reproduction --budget-minutes 480
     """
     from reports.reproduction import write_reproduction
+    from trainers.claim import at_work_alone, check_same_recipe
+    from trainers.processes import ALONE
     from trainers.reproduction.arms import ArmState, arm_state, load_arms, train_arm
     from trainers.reproduction.measuring import Source, collect, measure_arm
 
@@ -87,6 +89,9 @@ def reproduce(
     chosen = load_arms(arms or ["studies"], settings or [], from_scratch=from_scratch, seed=seed)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "runs").is_dir())):
         raise ConfigError(f"{out}: expected a new folder or an earlier reproduction, found another")
+    for arm in chosen:
+        # Now, not when its turn has come.
+        check_same_recipe(out / "runs" / arm.name, arm.recipe)
     sources = {"validation": Source(*_read(data, column, skip_problems, "training"))}
     if test is not None:
         sources["test"] = Source(*_read(test, column, skip_problems, "test"))
@@ -98,10 +103,12 @@ def reproduce(
         "begun": datetime.now(UTC).isoformat(timespec="minutes"),
         "budget_minutes": budget_minutes,
     }
-    (out / "runs").mkdir(parents=True, exist_ok=True)
     until = None if budget_minutes is None else time.monotonic() + 60 * budget_minutes
-    states: list[ArmState] = [arm_state(arm, out / "runs" / arm.name) for arm in chosen]
-    with bars("Decoding", "Training", "Predicting", quiet=as_json) as (decoding, steps, predicting):
+    with (
+        at_work_alone(out, ALONE, "runs/.lock"),
+        bars("Decoding", "Training", "Predicting", quiet=as_json) as (decoding, steps, predicting),
+    ):
+        states: list[ArmState] = [arm_state(arm, out / "runs" / arm.name) for arm in chosen]
         for place, arm in enumerate(chosen):
 
             def on_epoch(row: dict[str, float], name: str = arm.name) -> None:

@@ -74,7 +74,8 @@ def state_text(arm: Record) -> str:
     done, planned = arm["epochs"], arm["epochs_planned"]
     best = "" if arm["best_epoch"] is None else f", best {arm['best_epoch'] + 1}"
     if arm["status"] == "complete":
-        ended = "" if done == planned else f" of {planned} (stopped early by the recipe)"
+        why = "**diverged**" if arm.get("diverged") else "stopped early by the recipe"
+        ended = "" if done == planned and not arm.get("diverged") else f" of {planned} ({why})"
         text = f"{done} epoch{'s' if done != 1 else ''}{ended}{best}"
     elif arm["status"] == "partial":
         text = f"**after {done} of {planned} epochs**{best}"

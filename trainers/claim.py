@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from boneage_xai.data.cache import PixelCache
 from boneage_xai.data.splits import Split
 from boneage_xai.errors import ConfigError
 from boneage_xai.files import read_json, write_json, write_table
-from boneage_xai.models.checkpoint import MANIFEST_FILE, SPLITS_FILE
+from boneage_xai.models.checkpoint import MANIFEST_FILE, SPLITS_FILE, read_manifest
 from trainers.processes import Processes
 from trainers.recipe import Recipe
 from trainers.results import split_table
@@ -35,20 +37,21 @@ def check_folder(out: Path, resume: bool) -> None:
 
 
 @contextmanager
-def at_work_alone(out: Path, processes: Processes) -> Iterator[None]:
+def at_work_alone(out: Path, processes: Processes, lock_file: str = LOCK_FILE) -> Iterator[None]:
     """Keep other trainings out of the folder; the lock ends with the process that holds it.
 
     Args:
         out: the run folder.
         processes: those that train together, of which the main one holds the lock.
+        lock_file: where in the folder it lies.
 
     Raises:
         ConfigError: another training is at work in it.
     """
-    lock = FileLock(out / LOCK_FILE, timeout=0, thread_local=False)
+    lock = FileLock(out / lock_file, timeout=0, thread_local=False)
 
     def take() -> None:
-        (out / LOCK_FILE).parent.mkdir(parents=True, exist_ok=True)
+        (out / lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
         except Timeout:
@@ -65,25 +68,65 @@ def at_work_alone(out: Path, processes: Processes) -> Iterator[None]:
 
 
 def begin_or_find_finished(out: Path, recipe: Recipe, split: Split, cache: PixelCache) -> bool:
-    """Claim the folder; return whether the run in it is finished."""
-    _claim_folder(out, recipe, cache.fingerprint)
+    """Claim the folder; return whether the run in it is finished.
+
+    Raises:
+        ConfigError: it holds a training with another recipe or other data.
+    """
+    begun = _begun_with(out)
+    if begun is None:
+        # What a training left that never came to its first checkpoint.
+        for name in ("engine/best.ckpt", "history.csv"):
+            (out / name).unlink(missing_ok=True)
+        write_json(
+            out / CLAIM_FILE,
+            {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": cache.fingerprint},
+        )
+    else:
+        check_same_recipe(out, recipe)
+        if begun[1] != cache.fingerprint:
+            raise _changed(out, "data")
     finished = (out / MANIFEST_FILE).is_file()
     if not finished:
         write_table(out / SPLITS_FILE, split_table(split, cache))
     return finished
 
 
-def _claim_folder(out: Path, recipe: Recipe, fingerprint: str) -> None:
-    claim = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": fingerprint}
-    file = out / CLAIM_FILE
-    # Before its first checkpoint a training can begin anew in any way.
-    if file.is_file() and (file.parent / "last.ckpt").is_file():
-        earlier = read_json(file)
-        for key, what in (("recipe", "recipe"), ("data_fingerprint", "data")):
-            if earlier.get(key) != claim[key]:
-                raise ConfigError(
-                    f"{out}: expected the {what} that this training began with, found another; "
-                    "a resumed training must not change it"
-                )
-    else:
-        write_json(file, claim)
+def check_same_recipe(out: Path, recipe: Recipe) -> None:
+    """Refuse to go on with another recipe than the one that a training began with.
+
+    Args:
+        out: the run folder, which may be absent.
+        recipe: to go on with.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    begun = _begun_with(out)
+    if begun is None:
+        return
+    try:
+        # Keys that recipes did not have then take their defaults.
+        earlier = Recipe.model_validate(begun[0])
+    except ValidationError:
+        raise _changed(out, "recipe") from None
+    if earlier != recipe:
+        raise _changed(out, "recipe")
+
+
+def _begun_with(out: Path) -> tuple[Any, Any] | None:
+    """Return recipe and data of a training that is finished or has a checkpoint, else None."""
+    if (out / MANIFEST_FILE).is_file():
+        manifest = read_manifest(out)
+        return manifest.recipe, manifest.data.fingerprint
+    if (out / CLAIM_FILE).is_file() and (out / "engine" / "last.ckpt").is_file():
+        claim = read_json(out / CLAIM_FILE)
+        return claim.get("recipe"), claim.get("data_fingerprint")
+    return None
+
+
+def _changed(out: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{out}: expected the {what} that this training began with, found another; "
+        "a resumed training must not change it"
+    )

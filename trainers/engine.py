@@ -13,7 +13,6 @@ import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
 
 from boneage_xai.analysis.baselines import fit_baselines
@@ -46,7 +45,7 @@ from trainers.module import BoneAgeTraining
 from trainers.processes import ALONE, Processes
 from trainers.recipe import Recipe
 from trainers.results import SO_FAR, take_history, write_results
-from trainers.stopping import StopRequest, StopWhenAsked
+from trainers.stopping import StopForGood, StopRequest, StopWhenAsked, StopWhenDiverged
 
 logger = logging.getLogger(__name__)
 
@@ -284,10 +283,11 @@ def _fit(
     ]
     if settings.ema_decay is not None:
         callbacks.append(AveragedWeights(settings.ema_decay))
+    early = None
     if settings.early_stopping_patience is not None:
-        callbacks.append(
-            EarlyStopping("val_mae_months", patience=settings.early_stopping_patience, mode="min")
-        )
+        early = StopForGood("val_mae_months", patience=settings.early_stopping_patience, mode="min")
+        callbacks.append(early)
+    callbacks.append(StopWhenDiverged())
     stopping = StopWhenAsked(stop or (lambda: False))
     callbacks.append(stopping)
     callbacks.append(best)
@@ -304,6 +304,7 @@ def _fit(
         use_distributed_sampler=False,
         default_root_dir=out,
         plugins=[WholeCheckpointIO()],
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=processes.devices,
         num_nodes=processes.nodes,
         # Shared batch statistics are equal everywhere; and to copy them at each step of a
@@ -339,7 +340,9 @@ def _fit(
         )
     checkpoint = read_checkpoint(engine / "best.ckpt")
     module.load_state_dict(checkpoint["state_dict"])
-    return int(checkpoint["epoch"]), stopped_at_once or stopping.stopped
+    # Lightning asks early stopping last, so that both may stop at one epoch.
+    ended = early is not None and early.has_stopped
+    return int(checkpoint["epoch"]), stopped_at_once or (stopping.stopped and not ended)
 
 
 def _cases(cohort: Cohort, cache: PixelCache, region_ages: RegionAges | None) -> CachedRadiographs:

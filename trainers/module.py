@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from boneage_xai.models.regressor import BoneAgeRegressor
@@ -137,6 +139,20 @@ class BoneAgeTraining(lightning.LightningModule):
         if gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Leave the plateau schedule to :meth:`on_train_epoch_end`."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def on_train_epoch_end(self) -> None:
+        """Step a plateau schedule before the epoch's checkpoint is written.
+
+        Lightning does so afterwards, and a resumed training would miss the step.
+        """
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, ReduceLROnPlateau):
+            schedule.step(float(self.trainer.callback_metrics["val_mae_months"]))
+
     def configure_optimizers(self) -> Any:
         """Return the recipe's optimiser over the trainable parameters, and its schedule."""
         settings = self.recipe.training
@@ -150,16 +166,19 @@ class BoneAgeTraining(lightning.LightningModule):
         if settings.schedule == "constant":
             return optimiser
         if settings.schedule == "plateau":
-            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            plateau = ReduceLROnPlateau(
                 optimiser, factor=settings.plateau_factor, patience=settings.plateau_patience
             )
             scheduled = {"scheduler": plateau, "interval": "epoch", "monitor": "val_mae_months"}
         else:
+            steps = settings.epochs * self.steps_per_epoch
+            warmup = settings.warmup_fraction
             one_cycle = torch.optim.lr_scheduler.OneCycleLR(
                 optimiser,
                 settings.learning_rate,
-                total_steps=settings.epochs * self.steps_per_epoch,
-                pct_start=settings.warmup_fraction,
+                total_steps=steps,
+                # Of exactly one step of warming up it divides by its length less one.
+                pct_start=1.5 / steps if math.isclose(warmup * steps, 1) else warmup,
             )
             scheduled = {"scheduler": one_cycle, "interval": "step"}
         return {"optimizer": optimiser, "lr_scheduler": scheduled}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,10 @@ from boneage_xai.files import read_json, read_table, write_json
 from boneage_xai.models.checkpoint import load_run, read_manifest
 from boneage_xai.predict import predict_cohort, predict_pixels
 from boneage_xai.types import Cohort
+from trainers.claim import check_same_recipe
 from trainers.engine import train
+from trainers.feeding import Batch
+from trainers.module import BoneAgeTraining
 from trainers.recipe import Recipe, load_recipe
 
 TINY = (
@@ -119,6 +123,88 @@ def test_a_stopped_training_resumes_to_the_same_weights(
         read_table(out / "history.csv")[columns],
         read_table(finished / "run" / "history.csv")[columns],
     )
+
+
+# Nothing is learnt, so that nothing improves; a schedule passes over steps below 1e-8.
+IDLE = (*TINY, "training.stages=[]", "training.epochs=8", "training.schedule=plateau")
+PLATEAU = ("training.learning_rate=3e-8", "training.plateau_factor=0.1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs"),
+    [
+        ((*IDLE, *PLATEAU, "training.plateau_patience=1"), 8),
+        ((*IDLE, "training.learning_rate=1e-12", "training.early_stopping_patience=3"), 4),
+    ],
+)
+def test_schedule_and_early_stopping_outlast_a_stop(
+    settings: tuple[str, ...], epochs: int, finished: Path, cohort: Cohort, tmp_path: Path
+) -> None:
+    recipe, cache = load_recipe("demo", settings), finished / "cache"
+    train(recipe, cohort, tmp_path / "whole", cache_folder=cache)
+    whole = read_table(tmp_path / "whole" / "history.csv")
+    assert len(whole) == epochs
+    assert whole["lr"].nunique() == (2 if epochs == 8 else 1)
+
+    stopped = tmp_path / "stopped"
+    for resume in (False, *[True] * epochs):
+        train(recipe, cohort, stopped, cache_folder=cache, resume=resume, stop=StopAfterOne())
+    pd.testing.assert_frame_equal(
+        read_table(stopped / "history.csv").drop(columns="seconds"),
+        whole.drop(columns="seconds"),
+    )
+    assert result(stopped) == result(tmp_path / "whole")
+    # As if killed after the last epoch, before the results were written.
+    (stopped / "run.json").unlink()
+    train(recipe, cohort, stopped, cache_folder=cache, resume=True)
+    assert result(stopped) == result(tmp_path / "whole")
+
+
+def result(run: Path) -> tuple[str, int, int]:
+    manifest = read_manifest(run)
+    return manifest.weights_sha256, manifest.epochs, manifest.best_epoch
+
+
+class StopAfterOne:
+    """Ask to stop, but not before the first epoch."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.asked > 1
+
+
+def test_a_training_that_diverges_ends_there(
+    finished: Path, cohort: Cohort, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = BoneAgeTraining.training_step
+
+    def diverging(module: BoneAgeTraining, batch: Batch, index: int) -> torch.Tensor:
+        loss = step(module, batch, index)
+        return loss * torch.nan if module.current_epoch == 1 else loss
+
+    monkeypatch.setattr(BoneAgeTraining, "training_step", diverging)
+    settings = (*TINY, "training.stages=[]")
+    out = tmp_path / "run"
+    train(load_recipe("demo", settings), cohort, out, cache_folder=finished / "cache")
+    assert read_table(out / "history.csv")["epoch"].tolist() == [0, 1]
+    assert read_manifest(out).best_epoch == 0
+
+
+def test_a_warm_up_of_exactly_one_step_is_possible(
+    finished: Path, cohort: Cohort, tmp_path: Path
+) -> None:
+    # Four steps an epoch.
+    settings = (*TINY, "training.stages=[]", "training.epochs=1", "training.warmup_fraction=0.25")
+    run = train(
+        load_recipe("demo", [*settings, "training.schedule=one_cycle"]),
+        cohort,
+        tmp_path / "run",
+        cache_folder=finished / "cache",
+    )
+    assert run.manifest.epochs == 1
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(
@@ -278,7 +364,26 @@ def test_a_folder_in_use_or_another_recipe_is_refused(
     fewer = cohort.select([case.case_id for case in cohort][:30])
     with pytest.raises(ConfigError, match="expected the data"):
         train(recipe, fewer, run, cache_folder=cache, resume=True)
+    # Also where somebody has removed the checkpoints of a finished run.
+    (run / "engine").rename(finished / "engine")
+    try:
+        with pytest.raises(ConfigError, match="must not change"):
+            train(other, cohort, run, cache_folder=cache, resume=True)
+    finally:
+        shutil.rmtree(run / "engine")
+        (finished / "engine").rename(run / "engine")
     assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
+def test_a_run_from_before_a_key_of_recipes_is_gone_on_with(
+    finished: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    manifest = read_json(finished / "run" / "run.json")
+    del manifest["recipe"]["auxiliary"]
+    write_json(tmp_path / "run.json", manifest)
+    check_same_recipe(tmp_path, recipe)
+    with pytest.raises(ConfigError, match="must not change"):
+        check_same_recipe(tmp_path, recipe.model_copy(update={"name": "other"}))
 
 
 def test_resuming_a_finished_training_returns_it(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from apps.cli import main
 from boneage_xai.analysis.metrics import paired_difference
@@ -375,6 +376,28 @@ def test_another_recipe_or_seed_in_the_same_folder_is_refused(
     (arm,) = load_arms(recipes[:1], ["training.learning_rate=0.5"])
     with pytest.raises(ConfigError, match="must not change"):
         train_arm(arm, cohort, whole / "out" / "runs" / "own", cache_folder=whole / "cache")
+
+
+def test_another_recipe_for_one_arm_is_refused_before_any_is_trained(
+    phantoms: Path, recipes: list[str], whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = whole / "out" / "reproduction.md"
+    before = page.read_bytes()
+    change = ["--set", f"{recipes[1]}:training.learning_rate=0.5"]
+    run(command(phantoms, whole / "out", recipes, *change), code=2)
+    assert "must not change" in capsys.readouterr().err
+    assert page.read_bytes() == before
+
+
+def test_two_commands_do_not_share_a_folder(
+    phantoms: Path, recipes: list[str], whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = whole / "out" / "reproduction.md"
+    before = page.read_bytes()
+    with FileLock(whole / "out" / "runs" / ".lock"):
+        run(command(phantoms, whole / "out", recipes), code=2)
+    assert "no other training at work" in capsys.readouterr().err
+    assert page.read_bytes() == before
 
 
 def test_an_input_too_small_keeps_one_arm_from_beginning(

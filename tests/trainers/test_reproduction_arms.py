@@ -69,6 +69,19 @@ def test_a_change_may_be_for_one_arm_or_one_study() -> None:
     assert "training.batch_size" not in told["kimmel-resnet101"]
 
 
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("kimmel-resnet101:training.seed=1", "expected --seed"),
+        ("training.seed=1", "expected --seed"),
+        ("kimmel-resnet101:training.validation_fraction=0.1", r"found 0\.1, 0\.2"),
+    ],
+)
+def test_arms_that_would_hold_out_other_cases_are_refused(change: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load_arms(["kimmel"], [change])
+
+
 @pytest.mark.parametrize("name", ["wouters-vgg16", "nobody", ""])
 def test_a_change_for_an_arm_that_is_not_trained_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="expected one of the arms kimmel-resnet101 before the"):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -118,6 +119,7 @@ class ArmState:
             "reason": self.reason,
             "epochs": self.epochs,
             "epochs_planned": recipe.training.epochs,
+            "diverged": history is not None and not np.isfinite(history["train_loss"]).all(),
             "best_epoch": None if manifest is None else manifest.best_epoch,
             "seconds_per_epoch": None if seconds is None else float(seconds.median()),
             "hours": None if seconds is None else float(seconds.sum() / 3600),
@@ -140,8 +142,8 @@ def load_arms(
         seed: of every arm, and so of the split.
 
     Raises:
-        ConfigError: no such recipe or arm, a value that one of them cannot take, or two arms of a
-            name.
+        ConfigError: no such recipe or arm, a value that one of them cannot take, arms that would
+            hold out other cases than others, or two arms of a name.
     """
     arms = []
     chosen = [member for name in names for member in GROUPS.get(name, (name,))]
@@ -160,6 +162,14 @@ def load_arms(
             )
         study = next((study for study, members in STUDIES.items() if name in members), None)
         arms.append(Arm(recipe.name, study, recipe, _departures(shipped, recipe)))
+    if any(change.startswith("training.seed=") for _, change in changes_of):
+        raise ConfigError("--set training.seed: expected --seed, which is that of the split, too")
+    shares = {arm.recipe.training.validation_fraction for arm in arms}
+    if len(shares) > 1:
+        raise ConfigError(
+            "training.validation_fraction: expected the same for every arm, so that all hold out "
+            f"the same cases, found {', '.join(map(str, sorted(shares)))}"
+        )
     seen = [arm.name for arm in arms]
     if twice := {name for name in seen if seen.count(name) > 1}:
         raise ConfigError(f"arms: expected recipes of different names, found {min(twice)} twice")

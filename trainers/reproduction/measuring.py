@@ -125,9 +125,11 @@ def _measured(state: ArmState, name: str, source: Source, out: Path) -> Analysis
     if state.run is None or not (folder / _LAST_FILE[name]).is_file():
         return None
     analysis = AnalysisFolder.open(folder)
-    recorded = (analysis.manifest["run"]["model_id"], analysis.manifest["data"]["fingerprint"])
-    model_id = read_manifest(state.run).weights_sha256[:12]
-    return analysis if recorded == (model_id, source_fingerprint(source.cohort)) else None
+    run, manifest = analysis.manifest["run"], read_manifest(state.run)
+    # Also of which folder: the best epoch so far may prove the best of all, in another one then.
+    recorded = (run["model_id"], Path(run["path"]).name, analysis.manifest["data"]["fingerprint"])
+    found = (manifest.weights_sha256[:12], state.run.name, source_fingerprint(source.cohort))
+    return analysis if recorded == found else None
 
 
 def _draw(
