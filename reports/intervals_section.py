@@ -13,7 +13,7 @@ from boneage_xai.figures.subgroups import error_by_subgroup
 from boneage_xai.files import read_table
 from boneage_xai.store import AnalysisFolder
 from reports.blocks import Block, Drawing, Section, Table, Text
-from reports.wording import group_name, months, percent
+from reports.wording import counted, group_name, months, percent
 
 METHOD_NAMES = {
     "absolute": "One width for all",
@@ -96,8 +96,18 @@ def _what_was_done(settings: Mapping[str, Any], overall: Mapping[str, Any]) -> s
         f"cases, chosen at random, and checked on the other {overall['n']:,}: "
         f"{_share(overall['coverage']['value'])} lie inside (95% interval "
         f"{_span(overall['coverage'])}). The intervals are {months(overall['width_months'])} "
-        f"months wide on average, from end to end. The promise holds for children like those "
-        f"calibrated on, not for other populations, devices or diseases."
+        f"months wide on average, from end to end. {_without(overall)}The promise holds for "
+        "children like those calibrated on, not for other populations, devices or diseases."
+    )
+
+
+def _without(overall: Mapping[str, Any]) -> str:
+    n = overall.get("n_without_interval", 0)
+    if not n:
+        return ""
+    return (
+        f"For {counted(n, 'further case')} no interval can be given: too few like them were "
+        "calibrated on. "
     )
 
 
@@ -123,8 +133,8 @@ def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.1f}%"
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}%"
 
 
 def _span(estimate: Mapping[str, float]) -> str:

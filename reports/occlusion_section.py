@@ -157,6 +157,11 @@ def _answers(shown: pd.DataFrame, fill: str) -> list[str]:
             else "No single region of bone could be shown to raise the mean absolute error by "
             "its absence."
         )
+        if len(bones) > 1:
+            sentences.append(
+                f"Each interval is for one region: of {len(bones)} regions without any influence "
+                "one would now and then seem to have some."
+            )
     compared_with = [
         f"{words} {_estimate(by_name.loc[name].to_dict(), 'absolute_delta', signed=False)} months"
         for name, words in (

@@ -104,9 +104,7 @@ def _overall_table(found: Profiled) -> Table:
                 f"{percent(row['share_of_hand'])}\n{span(row, 'share_of_hand', as_percent=True)}",
                 f"{months(row['enrichment'], digits=2)}\n{span(row, 'enrichment')}",
                 months(row["months_per_percent_area"], digits=2),
-                f"{months(row['signed_months'], signed=True)}\n"
-                f"{months(row['signed_low_months'], signed=True)} to "
-                f"{months(row['signed_high_months'], signed=True)}",
+                f"{months(row['signed_months'], signed=True)}\n{_signed_span(row)}",
                 *control,
             )
         )
@@ -119,6 +117,11 @@ def _overall_table(found: Profiled) -> Table:
         tuple(cells),
         found.profile.table if found.difference is None else _side_by_side(found),
     )
+
+
+def _signed_span(row: dict[Any, Any]) -> str:
+    low, high = (months(row[f"signed_{end}_months"], signed=True) for end in ("low", "high"))
+    return "no interval" if pd.isna(row["signed_low_months"]) else f"{low} to {high}"
 
 
 def _literature_blocks(found: Profiled) -> list[Block]:

@@ -117,14 +117,27 @@ def _network(rows: Sequence[Mapping[str, Any]], rules: Mapping[str, Any]) -> lis
         ),
         Table(
             "Months that predictions move when something beside the hand changes. Movement is the "
-            "mean of |change|, shift the mean change with its sign.",
-            ("Change", "Cases", "Movement", "Control", "Shift", "Per month of age", ""),
+            "mean of |change|, shift the mean change with its sign; beyond is the movement less "
+            "that of the control in the cases that have one.",
+            (
+                "Change",
+                "Cases",
+                "Movement",
+                "Control",
+                "With control",
+                "Beyond",
+                "Shift",
+                "Per month of age",
+                "",
+            ),
             tuple(
                 (
                     TEST_WORDS.get(row["test"], row["test"]).capitalize(),
                     f"{row['n']:,}",
                     _with_interval(row, "moved_months"),
                     _with_interval(row, "control_months"),
+                    f"{row['n_control']:,}",
+                    _with_interval(row, "excess_months", signed=True),
                     _with_interval(row, "shift_months", signed=True),
                     _with_interval(row, "slope_months_per_month", signed=True, digits=2),
                     "alarm" if row["alarm"] else "",
@@ -132,7 +145,7 @@ def _network(rows: Sequence[Mapping[str, Any]], rules: Mapping[str, Any]) -> lis
                 for row in rows
             ),
             table,
-            words=(0, 6),
+            words=(0, 8),
         ),
     ]
 

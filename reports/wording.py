@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,7 @@ RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 
 def months(value: float | None, *, signed: bool = False, digits: int = 1) -> str:
     """Return a number of months as text, with a true minus sign, '–' where unknown."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "–"
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     if float(text) == 0:
@@ -72,7 +73,7 @@ def counted(number: int, noun: str, nouns: str = "") -> str:
 
 def percent(share: float | None) -> str:
     """Return a share from 0 to 1 in percent, '–' where unknown."""
-    return "–" if share is None else f"{100 * share:.0f}%"
+    return "–" if share is None or math.isnan(share) else f"{100 * share:.0f}%"
 
 
 def estimate_text(metric: str, estimate: Mapping[str, float | None]) -> tuple[str, str]:

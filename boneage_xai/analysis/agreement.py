@@ -36,10 +36,10 @@ def regression_slope(x: FloatArray, y: FloatArray) -> dict[str, float | None]:
         Statistician, 2000.
     """
     n = x.size
-    centred = x - x.mean() if n else x
-    spread = float(np.square(centred).sum())
-    if n < 3 or spread == 0.0:
+    if n < 3 or not varies(x):
         return _NO_SLOPE.copy()
+    centred = x - x.mean()
+    spread = float(np.square(centred).sum())
     free = 1 - 1 / n - np.square(centred) / spread
     if free.min() < _NO_LEVERAGE_LEFT:
         return _NO_SLOPE.copy()
@@ -51,6 +51,13 @@ def regression_slope(x: FloatArray, y: FloatArray) -> dict[str, float | None]:
     return {"value": slope, "low": slope - margin, "high": slope + margin, "intercept": intercept}
 
 
+def varies(values: FloatArray) -> bool:
+    """Return whether values (n,) differ by more than rounding, as the SD of equal ones may."""
+    if values.size < 2:
+        return False
+    return bool(np.ptp(values) > 1e-9 * max(1.0, float(np.abs(values).max())))
+
+
 def pearson_correlation(x: FloatArray, y: FloatArray) -> Estimate:
     """Return Pearson's correlation of x and y, both (n,), with Fisher's 95% interval.
 
@@ -59,10 +66,9 @@ def pearson_correlation(x: FloatArray, y: FloatArray) -> Estimate:
     Source:
         Fisher, Metron, 1921.
     """
-    scale = float(x.std() * y.std()) if x.size >= 2 else 0.0
-    if scale == 0.0:
+    if not (varies(x) and varies(y)):
         return _NO_ESTIMATE.copy()
-    value = float(((x - x.mean()) * (y - y.mean())).mean()) / scale
+    value = float(((x - x.mean()) * (y - y.mean())).mean()) / float(x.std() * y.std())
     value = min(1.0, max(-1.0, value))
     if x.size < 4 or abs(value) == 1.0:
         return {"value": value, "low": None, "high": None}

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
 
-from boneage_xai.analysis.agreement import regression_slope
+from boneage_xai.analysis.agreement import regression_slope, varies
 from boneage_xai.analysis.metrics import CONFIDENCE, FEW_CASES, Estimate, FloatArray
 from boneage_xai.errors import ConfigError, DataError
 
@@ -110,7 +110,6 @@ def calibration_line(
     reference, predicted = _checked(reference_months, predicted_months)
     line = regression_slope(predicted, reference)
     back = regression_slope(reference, predicted)
-    spread = float(reference.std())
     lost: dict[str, float | None] = {"value": None, "low": None, "high": None}
     value, low, high = (back[key] for key in ("value", "low", "high"))
     if value is not None and low is not None and high is not None:
@@ -118,6 +117,6 @@ def calibration_line(
     return {
         "slope": {key: line[key] for key in ("value", "low", "high")},
         "intercept_months": line["intercept"],
-        "sd_ratio": float(predicted.std()) / spread if spread > 0.0 else None,
+        "sd_ratio": float(predicted.std() / reference.std()) if varies(reference) else None,
         "regression_to_the_mean": lost,
     }

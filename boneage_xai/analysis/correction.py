@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from boneage_xai.analysis.agreement import varies
 from boneage_xai.errors import ConfigError, DataError
 
 FloatArray = npt.NDArray[np.float64]
@@ -155,8 +156,7 @@ def _line(reference: FloatArray, predicted: FloatArray, against: Against, who: s
         )
     x, y = (predicted, reference) if against == "prediction" else (reference, predicted)
     centred = x - x.mean()
-    spread = float(centred @ centred)
-    slope = float(centred @ (y - y.mean())) / spread if spread > 0.0 else 0.0
+    slope = float(centred @ (y - y.mean())) / float(centred @ centred) if varies(x) else 0.0
     if slope <= 0.0:
         raise DataError(
             f"correction: expected predictions that grow with the reference among the {who}, "

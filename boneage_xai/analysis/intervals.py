@@ -50,8 +50,9 @@ def interval_results(
 
     Returns:
         None under ``MIN_CASES`` cases. Else what intervals.json holds: ``settings``,
-        ``calibration`` (of ``Conformal``), ``overall`` with ``n``, ``coverage`` ``{value, low,
-        high}`` and the mean ``width_months``, ``groups`` the same by sex, age bin of the
+        ``calibration`` (of ``Conformal``), ``overall`` with ``n`` cases that have an interval,
+        ``n_without_interval``, ``coverage`` ``{value, low, high}`` and the mean ``width_months``
+        (None where there is none), ``groups`` with an interval the same by sex, age bin of the
         prediction, and both, and ``repeated``, per method the mean of coverage and width over
         the further divisions with the 2.5th and 97.5th percentile of coverage; and the checked
         half as a table of case_id, low_months, high_months, covered.
@@ -93,18 +94,11 @@ def interval_results(
         for draw in range(seed + 1, seed + 1 + repeats):
             one, other = halves(n, draw)
             half = calibrate(one, how, draw).half_width(predicted[other], is_male[other])
-            hits = np.abs(reference[other] - predicted[other]) <= half
-            found.append((float(hits.mean()), 2.0 * float(half.mean())))
-        shares, widths = np.array(found).T
-        tails = np.percentile(shares, [2.5, 97.5])
-        repeated[how] = {
-            "coverage": {
-                "value": float(shares.mean()),
-                "low": float(tails[0]),
-                "high": float(tails[1]),
-            },
-            "width_months": float(widths.mean()),
-        }
+            given = np.isfinite(half)
+            hits = np.abs(reference[other] - predicted[other])[given] <= half[given]
+            if hits.size:
+                found.append((float(hits.mean()), 2.0 * float(half[given].mean())))
+        repeated[how] = _repeated(found)
     return {
         "settings": {
             "method": method,
@@ -122,12 +116,28 @@ def interval_results(
     }, table
 
 
-def _held(covered: npt.NDArray[np.bool_], widths: FloatArray) -> dict[str, Any]:
+def _repeated(found: list[tuple[float, float]]) -> dict[str, Any]:
+    """Sum up coverage and width of divisions, None where none gave an interval."""
+    if not found:
+        return {"coverage": dict.fromkeys(("value", "low", "high")), "width_months": None}
+    shares, widths = np.array(found).T
+    low, high = np.percentile(shares, [2.5, 97.5]).tolist()
     return {
-        "n": int(covered.size),
-        "few_cases": bool(covered.size < FEW_CASES),
-        "coverage": share_estimate(int(covered.sum()), int(covered.size)),
+        "coverage": {"value": float(shares.mean()), "low": low, "high": high},
         "width_months": float(widths.mean()),
+    }
+
+
+def _held(covered: npt.NDArray[np.bool_], widths: FloatArray) -> dict[str, Any]:
+    # Too few cases to calibrate on make an infinite interval, which says nothing and always holds.
+    given = np.isfinite(widths)
+    n = int(given.sum())
+    return {
+        "n": n,
+        "n_without_interval": int(widths.size) - n,
+        "few_cases": n < FEW_CASES,
+        "coverage": share_estimate(int(covered[given].sum()), n),
+        "width_months": float(widths[given].mean()) if n else None,
     }
 
 
@@ -147,6 +157,6 @@ def _groups(
         grouping = groupings[by]
         for code, keys in enumerate(grouping.keys):
             mask = grouping.codes == code
-            if mask.any():
+            if np.isfinite(widths[mask]).any():
                 rows.append({"by": by, **keys, **_held(covered[mask], widths[mask])})
     return rows

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import rankdata
 
+from boneage_xai.analysis.agreement import varies
 from boneage_xai.analysis.multiplicity import holm
 from boneage_xai.errors import ConfigError, DataError
 
@@ -106,7 +107,7 @@ def audit_data(
         seen = np.isfinite(values).any(axis=1)
         for target in ("age", "sex"):
             used = seen & np.isfinite(ages) if target == "age" else seen
-            reason = _why_not(values[used], target, male[used])
+            reason = _why_not(values[used], target, ages[used], male[used])
             if reason:
                 skipped[f"{name}: {target}"] = reason
                 continue
@@ -136,7 +137,7 @@ _COLUMNS = [
 ]
 
 
-def _why_not(values: FloatArray, target: str, male: npt.NDArray[np.bool_]) -> str:
+def _why_not(values: FloatArray, target: str, ages: FloatArray, male: npt.NDArray[np.bool_]) -> str:
     """Return why a group cannot be tested, an empty text if it can."""
     if len(values) < FEWEST_CASES:
         return f"expected at least {FEWEST_CASES} cases, found {len(values)}"
@@ -145,6 +146,8 @@ def _why_not(values: FloatArray, target: str, male: npt.NDArray[np.bool_]) -> st
             f"expected at least {FEWEST_OF_A_SEX} cases of each sex, found {int(male.sum())} boys "
             f"and {int((~male).sum())} girls"
         )
+    if target == "age" and not varies(ages):
+        return "the same age for all cases"
     if not (_filled(values).std(axis=0) > _CONSTANT).any():
         return "the same for all cases"
     return ""

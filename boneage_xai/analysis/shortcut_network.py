@@ -159,7 +159,9 @@ def summarise_changes(
         A row per test in the order of ``TESTS``: test, n, n_control, moved_months, shift_months
         (mean change), control_months (mean of |control|), excess_months and
         slope_months_per_month, each with _low and _high, control_slope_months_per_month,
-        correlation (with the age), alarm; and per test that was not made, why.
+        correlation (with the age), alarm; and per test that was not made, why. The limits of the
+        excess are NaN, and there is no alarm, where some cases have a control but fewer than
+        ``FEWEST_CASES``.
 
     Raises:
         DataError: a column is missing.
@@ -212,6 +214,8 @@ def _summary(ours: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> 
         key = f"{name}_{_UNITS[name]}"
         known = values[1:][np.isfinite(values[1:])]
         low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
+        if name == "excess" and 0 < with_control.sum() < FEWEST_CASES:
+            low, high = np.nan, np.nan
         out |= {key: float(values[0]), f"{key}_low": float(low), f"{key}_high": float(high)}
     control_slope = 0.0
     if with_control.any():

@@ -66,7 +66,10 @@ def network_alarm(row: Mapping[Any, Any]) -> str:
         "magnitude"
     )
     if row["n_control"] and math.isfinite(row["control_months"]):
-        text += f"; {_CONTROLS.get(test, 'the control')} by {row['control_months']:.1f}"
+        where = "" if row["n_control"] == row["n"] else f" over {row['n_control']:,} of the cases"
+        text += f"; {_CONTROLS.get(test, 'the control')} by {row['control_months']:.1f}{where}"
+    if not math.isfinite(row["slope_months_per_month"]):
+        return f"{text} ({row['n']:,} cases)."
     slope = _plain(row["slope_months_per_month"], 2, signed=True)
     return (
         f"{text}. The change is {slope} months per month of age "

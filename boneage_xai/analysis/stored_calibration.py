@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from boneage_xai import __version__
 from boneage_xai.analysis.conformal import COVERAGE, Conformal, IntervalMethod, fit_conformal
-from boneage_xai.analysis.correction import Against, Correction, fit_correction
-from boneage_xai.analysis.intervals import halves
+from boneage_xai.analysis.correction import MIN_CASES, Against, Correction, fit_correction
+from boneage_xai.analysis.intervals import Halves, halves
 from boneage_xai.analysis.predictions import prediction_table
 from boneage_xai.errors import CheckpointError, ConfigError, DataError
 from boneage_xai.files import read_json, write_json
@@ -79,7 +80,7 @@ def fit_calibration(
     is_male = predictions["sex"].to_numpy(dtype=object) == Sex.MALE.value
     correction = fit_correction(reference, predicted, is_male, against=against, per_sex=per_sex)
     crossed = np.empty_like(predicted)
-    one, other = halves(len(predicted), seed)
+    one, other = _halves(is_male, per_sex, seed)
     for part, rest in ((one, other), (other, one)):
         half = fit_correction(
             reference[rest], predicted[rest], is_male[rest], against=against, per_sex=per_sex
@@ -90,6 +91,24 @@ def fit_calibration(
         for values in (predicted, crossed)
     )
     return StoredCalibration(correction, intervals, corrected, {"seed": seed})
+
+
+def _halves(is_male: npt.NDArray[np.bool_], per_sex: bool, seed: int) -> Halves:
+    """Return halves in which each sex is halved where each has a line of its own."""
+    if not per_sex:
+        return halves(is_male.size, seed)
+    ones, others = [], []
+    for male, who in ((False, "girls"), (True, "boys")):
+        of_sex = np.flatnonzero(is_male == male)
+        if of_sex.size < 2 * MIN_CASES:
+            raise DataError(
+                f"calibration: expected at least {2 * MIN_CASES} {who}, {MIN_CASES} for the line "
+                f"of each half, found {of_sex.size}"
+            )
+        one, other = halves(of_sex.size, seed)
+        ones.append(of_sex[one])
+        others.append(of_sex[other])
+    return np.sort(np.concatenate(ones)), np.sort(np.concatenate(others))
 
 
 def calibrate_run(

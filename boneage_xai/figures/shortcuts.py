@@ -65,7 +65,7 @@ def data_panels(rows: Sequence[Mapping[str, Any]]) -> Figure:
         ours = {row["group"]: row for row in rows if row["target"] == target}
         chance = 0.0 if target == "age" else 0.5
         for y, name in enumerate(names):
-            if name in ours:
+            if name in ours and ours[name]["value"] is not None:
                 row = ours[name]
                 _point(axes, y, row["value"], row["low"], row["high"], alarm=row["alarm"])
                 if row["threshold"] is not None:

@@ -7,7 +7,13 @@ import pytest
 from scipy import stats
 from statsmodels.api import OLS, add_constant
 
-from boneage_xai.analysis.agreement import agreement, lin_concordance, regression_slope
+from boneage_xai.analysis.agreement import (
+    agreement,
+    lin_concordance,
+    pearson_correlation,
+    regression_slope,
+)
+from boneage_xai.analysis.calibration import calibration_line
 from boneage_xai.errors import DataError
 
 
@@ -15,6 +21,18 @@ def simulated(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     reference = rng.normal(127.0, 40.0, n)
     return reference, 20.0 + 0.85 * reference + rng.normal(0.0, 9.0, n)
+
+
+def test_equal_values_have_no_slope_and_no_correlation() -> None:
+    equal = np.full(37, 99.6)
+    assert equal.std() > 0  # rounding
+    predicted = equal + np.random.default_rng(0).normal(0, 9, 37)
+    assert regression_slope(equal, predicted)["value"] is None
+    assert pearson_correlation(equal, predicted)["value"] is None
+    assert pearson_correlation(predicted, equal)["value"] is None
+    line = calibration_line(equal, predicted)
+    assert line["sd_ratio"] is None
+    assert line["regression_to_the_mean"]["value"] is None
 
 
 def test_bland_altman_by_hand() -> None:

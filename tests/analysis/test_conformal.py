@@ -190,6 +190,31 @@ def test_few_cases_have_no_intervals() -> None:
     assert interval_results(frame(MIN_CASES), n_splits=2) is not None
 
 
+def test_who_gets_no_interval_does_not_count_as_inside() -> None:
+    predictions = frame(400).sort_values("sex", kind="stable")
+    boys = predictions[predictions["sex"] == "M"].head(10)
+    few = pd.concat([predictions[predictions["sex"] == "F"].head(110), boys])
+    found = interval_results(few, seed=1, n_splits=3)
+    assert found is not None
+    results, table = found
+    json.dumps(results, allow_nan=False)
+    given = np.isfinite(table["high_months"])
+    overall = results["overall"]
+    assert 0 < overall["n_without_interval"] == int((~given).sum())
+    assert overall["coverage"]["value"] == pytest.approx(table.loc[given, "covered"].mean())
+    assert [row["sex"] for row in results["groups"] if row["by"] == "sex"] == ["F"]
+    assert np.isfinite(results["repeated"]["mondrian"]["width_months"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_half_has_its_share_of_a_rarer_sex(seed: int) -> None:
+    predictions = frame(500)
+    girls, boys = (predictions[predictions["sex"] == sex] for sex in "FM")
+    assert fit_calibration(pd.concat([girls.head(40), boys.head(195)]), seed=seed)
+    with pytest.raises(DataError, match="at least 40 girls, 20 for the line of each half"):
+        fit_calibration(pd.concat([girls.head(39), boys.head(195)]), seed=seed)
+
+
 def test_intervals_around_corrected_predictions_keep_their_promise() -> None:
     shares = []
     for seed in range(20):

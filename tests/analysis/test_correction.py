@@ -104,6 +104,9 @@ def test_unusable_cases_are_refused() -> None:
         fit_correction(reference, -predicted, is_male)
     with pytest.raises(DataError, match="grow with the reference"):
         fit_correction(reference, np.full(60, 100.0), is_male)
+    # The standard deviation of so many of these is not 0.
+    with pytest.raises(DataError, match="grow with the reference"):
+        fit_correction(reference, np.full(60, 132.7), is_male, per_sex=False)
     with pytest.raises(DataError, match="same cases"):
         fit_correction(reference, predicted[:-1], is_male)
     with pytest.raises(DataError, match="finite"):

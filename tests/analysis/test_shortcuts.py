@@ -17,6 +17,7 @@ from boneage_xai.analysis.shortcut_data import auc, audit_data, out_of_fold, r2
 from boneage_xai.analysis.shortcut_edits import edits, find_places
 from boneage_xai.analysis.shortcut_features import border_features, id_features, marker_features
 from boneage_xai.analysis.shortcut_network import measure_changes, summarise_changes
+from boneage_xai.analysis.shortcut_words import network_alarm
 from boneage_xai.analysis.shortcuts import attribution_shares
 from boneage_xai.data.cache import open_cache
 from boneage_xai.data.cohort import read_source, select_cohort
@@ -153,6 +154,9 @@ def test_data_audit_alarms_on_what_tells_and_not_on_noise() -> None:
     assert marker["low"] < marker["value"] < marker["high"]
     with pytest.raises(DataError, match="expected as many ages"):
         audit_data(groups, ages[:5], male)
+    table, skipped = audit_data(groups, np.full(120, 99.6), male, n_permutations=99)
+    assert set(table["target"]) == {"sex"}
+    assert skipped["size: age"] == "the same age for all cases"
 
 
 def changes(change: npt.NDArray[np.float64], control: float | None) -> pd.DataFrame:
@@ -187,6 +191,14 @@ def test_alarm_rule_by_hand() -> None:
     assert tilted["correlation"] == pytest.approx(-1.0)
     assert tilted["alarm"]
     assert not row(-0.02 * (ages - 110), 0.0)["alarm"]
+    # A control of a few cases decides nothing.
+    table = changes(5 * signs, 0.0)
+    table.loc[19:, "control_months"] = np.nan
+    barely = summarise_changes(table)[0].iloc[0]
+    assert (barely["n_control"], bool(barely["alarm"])) == (19, False)
+    assert "by 0.0 over 19 of the cases" in network_alarm(barely)
+    table.loc[19, "control_months"] = 0.0
+    assert summarise_changes(table)[0].iloc[0]["alarm"]
     few, skipped = summarise_changes(changes(5 * signs[:10], 0.0))
     assert few.empty
     assert "found 10" in skipped["marker_erased"]

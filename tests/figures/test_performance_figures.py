@@ -185,6 +185,12 @@ def test_baseline_figure_orders_rows_and_marks_what_is_quoted() -> None:
     assert f"{value:.1f}" in notes
 
 
+def test_a_name_with_dollar_signs_is_text() -> None:
+    figure = mae_against_baselines(metrics(), model_name=r"net $\v2$")
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_yticklabels()[0].get_text() == r"net $\v2$"
+
+
 def test_distribution_counts_every_case_once() -> None:
     left, right = error_distribution(predictions()).axes
     assert sum(patch.get_height() for patch in left.patches) == pytest.approx(120)

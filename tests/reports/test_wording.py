@@ -14,7 +14,7 @@ from reports.wording import estimate_text, months, performance_sentences, split_
 @pytest.mark.parametrize(
     ("value", "signed", "text"),
     [(4.25, False, "4.2"), (-3.0, False, "−3.0"), (2.0, True, "+2.0"), (-0.01, True, "0.0"),
-     (None, True, "–")],
+     (None, True, "–"), (float("nan"), True, "–")],
 )  # fmt: skip
 def test_months_as_text(value: float | None, signed: bool, text: str) -> None:
     assert months(value, signed=signed) == text
