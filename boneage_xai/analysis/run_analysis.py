@@ -337,6 +337,7 @@ def attribute_run(
         references=references,
         regions_of=regions_of if files else None,
         regions_id=region_maps_id(files) if files else None,
+        model_id=prepared.run.model_id,
         replace=replace,
         resume=resume,
         engine=engine,

@@ -64,6 +64,7 @@ def attribute_cohort(
     references: SameSexReferences | None = None,
     regions_of: Callable[[str], RegionMap | None] | None = None,
     regions_id: str | None = None,
+    model_id: str | None = None,
     replace: bool = False,
     resume: bool = False,
     engine: Engine | None = None,
@@ -94,6 +95,7 @@ def attribute_cohort(
         regions_of: returns a case's region map on the input grid (H, W), None where the
             case has none; called once per case, in another thread or process.
         regions_id: tells one set of region maps from another, since they are not read in advance.
+        model_id: tells one network from another where its tensors do not.
         replace: whether an earlier attribution in ``out`` gives way, once this is complete; an
             unfinished one gives way at once, unless ``resume`` is given too.
         resume: whether an unfinished attribution goes on; without one, this begins.
@@ -135,6 +137,7 @@ def attribute_cohort(
         references,
         regions_of,
         regions_id,
+        model_id,
     )
     engine = engine or LocalEngine()
     paths = WorkPaths(out)

@@ -140,6 +140,15 @@ def prediction_of(network: nn.Module, image: Tensor, is_male: Tensor) -> float:
     check_single(image, is_male)
     with untouched(network), torch.no_grad():
         value = float(months(network, image.detach().clone(), is_male.detach().clone()).double())
+    return finite_months(value)
+
+
+def finite_months(value: float) -> float:
+    """Return a prediction that a map can explain.
+
+    Raises:
+        AttributionError: NaN or infinity.
+    """
     if not math.isfinite(value):
         raise AttributionError(f"network: expected finite months, found {value}")
     return value

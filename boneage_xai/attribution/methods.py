@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from boneage_xai.attribution.class_activation import grad_cam, layer_cam
 from boneage_xai.attribution.deep_lift import deep_lift
-from boneage_xai.attribution.forward import check_single, months, slope_of, untouched
+from boneage_xai.attribution.forward import (
+    check_single,
+    finite_months,
+    months,
+    slope_of,
+    untouched,
+)
 from boneage_xai.attribution.guided_ig import guided_ig
 from boneage_xai.attribution.integrated_gradients import expected_gradients, integrated_gradients
 from boneage_xai.attribution.interface import (
@@ -122,4 +128,4 @@ def _slope(network: nn.Module, image: Tensor, is_male: Tensor) -> tuple[Tensor, 
         start = image.detach().clone().requires_grad_()
         output = months(network, start, is_male.detach().clone())
         slope = slope_of(output, start)
-    return slope.detach(), float(output.detach().double())
+    return slope.detach(), finite_months(float(output.detach().double()))

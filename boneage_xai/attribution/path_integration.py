@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boneage_xai.attribution.forward import in_full_float32
+from boneage_xai.attribution.forward import finite_months, in_full_float32
 from boneage_xai.attribution.gradients import gradients, predictions
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.path_cases import PanelSums, PathCase, PathIntegral
@@ -242,7 +242,9 @@ def _begin(
     settings: AttributionSettings,
     batch_size: int,
 ) -> list[PathCase]:
-    at_images = predictions(network, images, is_male, batch_size).tolist()
+    at_images = [
+        finite_months(value) for value in predictions(network, images, is_male, batch_size).tolist()
+    ]
     # Cases may share their baselines: once for each sex is enough, and all of them together.
     keys = list(zip(map(id, baselines), is_male.tolist(), strict=True))
     owner = {key: index for index, key in enumerate(keys)}
@@ -252,7 +254,7 @@ def _begin(
         torch.cat([is_male[index].repeat(len(baselines[index])) for index in owner.values()]),
         batch_size,
     )
-    left = iter(values.tolist())
+    left = map(finite_months, values.tolist())
     at_baselines = {key: list(islice(left, len(baselines[index]))) for key, index in owner.items()}
     cases = []
     for index, baseline in enumerate(baselines):

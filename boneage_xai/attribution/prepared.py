@@ -242,7 +242,9 @@ def frozen_copy(network: nn.Module) -> nn.Module:
         AttributionError: a network that holds what cannot be copied.
     """
     try:
-        duplicate = copy.deepcopy(network)
+        # Copies of TorchScript would be computed from its parameters, and could not be frozen.
+        with torch.no_grad():
+            duplicate = copy.deepcopy(network)
     except (RuntimeError, TypeError) as error:
         raise AttributionError(
             f"{type(network).__name__}: expected a network that can be copied, found {error}"

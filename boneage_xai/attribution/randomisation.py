@@ -19,6 +19,7 @@ from boneage_xai.attribution.interface import AttributionMethod, AttributionSett
 from boneage_xai.attribution.methods import gradient
 from boneage_xai.attribution.prepared import frozen_copy
 from boneage_xai.errors import AttributionError, ConfigError
+from boneage_xai.models.adapter import ExternalModel
 from boneage_xai.types import FloatImage
 
 TOO_SIMILAR = 0.5
@@ -150,10 +151,10 @@ def randomise_parameters(
 def randomised_network(network: nn.Module, seed: int, images: Tensor, is_male: Tensor) -> nn.Module:
     """Return a private copy whose every weight is random, as before any training.
 
-    Each module is set by its own ``reset_parameters``; where it has none, each parameter becomes
-    normal with its own mean and standard deviation. Running statistics of BatchNorm are then
-    measured on the images in one pass, since those of the trained network belong to its weights.
-    Buffers, such as an age scale, stay.
+    Each module is set by its own ``reset_parameters``; where it has none, or leaves a parameter as
+    it was, that becomes normal with its own mean and standard deviation. Running statistics of
+    BatchNorm are then measured on the images in one pass, since those of the trained network belong
+    to its weights. Buffers, such as an age scale, and the constants of a model card stay.
 
     Args:
         network: ``network(image (N, 1, H, W) in [0, 1], is_male (N,)) -> (N,)`` months.
@@ -165,12 +166,11 @@ def randomised_network(network: nn.Module, seed: int, images: Tensor, is_male: T
         The copy, in evaluation mode and with frozen parameters.
 
     Raises:
-        AttributionError: a network that cannot be copied or has no parameters, or too few images.
+        AttributionError: a network that cannot be copied, has no parameters or hides its layers,
+            or too few images.
     """
     randomised = frozen_copy(network)
-    own = [module for module in randomised.modules() if any(_parameters(module))]
-    if not own:
-        raise AttributionError("randomisation: expected a network with parameters, found none")
+    own = [module for _, module in _learnt(randomised)]
     for position, module in enumerate(own):
         _reset(module, [seed, position])
     norms = [module for module in randomised.modules() if isinstance(module, _BatchNorm)]
@@ -199,9 +199,11 @@ def top_down(network: nn.Module, image: Tensor, is_male: Tensor) -> list[str]:
     one above it that is.
 
     Raises:
-        AttributionError: a network without parameters, or an output of another shape.
+        AttributionError: a network without parameters or that hides its layers, or an output of
+            another shape.
     """
     watched = frozen_copy(network)
+    own = [name for name, _ in _learnt(watched)]
     finished: dict[str, int] = {}
     handles = []
     for name, module in watched.named_modules():
@@ -222,9 +224,6 @@ def top_down(network: nn.Module, image: Tensor, is_male: Tensor) -> list[str]:
             name = name.rpartition(".")[0]
         return finished.get(name, len(finished))
 
-    own = [name for name, module in watched.named_modules() if any(_parameters(module))]
-    if not own:
-        raise AttributionError("randomisation: expected a network with parameters, found none")
     own.reverse()
     return sorted(own, key=place, reverse=True)
 
@@ -270,8 +269,32 @@ def _check(
         )
 
 
-def _parameters(module: nn.Module) -> list[bool]:
-    return [True for _ in module.parameters(recurse=False)]
+def _learnt(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the modules, by name, that hold parameters which were learnt.
+
+    Raises:
+        AttributionError: none, or weights and statistics that cannot be reached one by one.
+    """
+    found = []
+    for name, module in network.named_modules():
+        if isinstance(module, ExternalModel):
+            if module.hidden_layers is not None:
+                raise AttributionError(
+                    "randomisation: expected a network whose weights can be made random, found "
+                    f"{module.hidden_layers}"
+                )
+            # Its own parameters are constants of the card.
+            continue
+        if isinstance(module, torch.jit.ScriptModule):
+            raise AttributionError(
+                "randomisation: expected a network whose weights can be made random, found "
+                "TorchScript"
+            )
+        if next(module.parameters(recurse=False), None) is not None:
+            found.append((name, module))
+    if not found:
+        raise AttributionError("randomisation: expected a network with parameters, found none")
+    return found
 
 
 def _reset(module: nn.Module, entropy: list[int]) -> None:
@@ -282,10 +305,14 @@ def _reset(module: nn.Module, entropy: list[int]) -> None:
     cuda = sorted({p.get_device() for p in module.parameters() if p.device.type == "cuda"})
     with torch.no_grad(), torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
+        before = [parameter.clone() for parameter in module.parameters(recurse=False)]
         if callable(reset):
             reset()
-            return
-        for parameter in module.parameters(recurse=False):
+        for parameter, old in zip(module.parameters(recurse=False), before, strict=True):
+            # What it passes over was learnt, too, unless it is one number: weight norm by hooks
+            # computes the weights that are reset from others.
+            if callable(reset) and (not parameter.equal(old) or old.min() == old.max()):
+                continue
             values = parameter.double()
             spread = float(values.std(correction=0))
             # A single number has no spread: its size stands in.

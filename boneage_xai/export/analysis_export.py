@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
-
 from boneage_xai import __version__
-from boneage_xai.export.cases import ExportedCase, attributed_cases, read_cases, unit_of
+from boneage_xai.export.cases import (
+    ExportedCase,
+    attributed_cases,
+    read_cases,
+    sums_of,
+    unit_of,
+)
 from boneage_xai.export.dicom import DicomWriter
 from boneage_xai.export.file_names import safe_file_names
 from boneage_xai.export.nifti import NiftiWriter
 from boneage_xai.export.overlays import OverlayWriter
-from boneage_xai.export.source_grid import months_in_padding
 from boneage_xai.files import staged_folder, write_json
 from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import Case, Cohort
@@ -74,8 +77,8 @@ def export_analysis(
 
     Returns:
         What ``export.json`` in the folder holds: the format, the network, the unit of each method,
-        and per case its files and, per method, the map's sum and how much of it lies in the
-        padding, where no source pixel is.
+        and per case its files and, per method whose values add up, the map's sum and how much of
+        it lies in the padding, where no source pixel is.
 
     Raises:
         ConfigError: a method or case that was not attributed, or a package that is not installed.
@@ -103,10 +106,7 @@ def export_analysis(
             cases[case_id] = {
                 "files": dict(write(exported, staged, stems[case_id])),
                 "sums": {
-                    name: {
-                        "sum": float(values.sum(dtype=np.float64)),
-                        "in_padding": months_in_padding(values, exported.source_map),
-                    }
+                    name: sums_of(name, values, exported.source_map)
                     for name, values in exported.maps.items()
                 },
             }

@@ -13,7 +13,11 @@ from boneage_xai.attribution.methods import method_named
 from boneage_xai.data.preprocess import PreprocessSettings, SourceMap, preprocess
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.errors import ConfigError, DataError, ReportError, first_problem
-from boneage_xai.export.source_grid import labels_on_source
+from boneage_xai.export.source_grid import (
+    held_by_source,
+    months_in_padding,
+    spread_over_source,
+)
 from boneage_xai.regions.label_maps import BACKGROUND, read_region_map, regions_on_input
 from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import Case, Cohort, FloatImage, LabelImage, Radiograph, RegionMap
@@ -46,11 +50,33 @@ class ExportedCase:
     attributes: Mapping[str, Mapping[str, Any]]
 
 
+PER_PATCH = frozenset({"occlusion"})
+"""Methods whose values are effects of a patch around the pixel, and do not add up over pixels."""
+
+
 def unit_of(method: str) -> str:
     """Return the unit of a method's map on the source grid, in words."""
+    if method in PER_PATCH:
+        return "months per patch"
     if method in PER_INTENSITY:
         return "months per unit of intensity (black to white) per pixel"
     return "months per pixel"
+
+
+def on_source(method: str, values: FloatImage, source_map: SourceMap) -> FloatImage:
+    """Return a method's map (H, W) on the source grid, in the unit of :func:`unit_of`."""
+    bring = held_by_source if method in PER_PATCH else spread_over_source
+    return bring(values, source_map).astype(np.float32)
+
+
+def sums_of(method: str, values: FloatImage, source_map: SourceMap) -> dict[str, float]:
+    """Return the sum of a map and how much of it lies in the padding, if its values add up."""
+    if method in PER_PATCH:
+        return {}
+    return {
+        "sum": float(values.sum(dtype=np.float64)),
+        "in_padding": months_in_padding(values, source_map),
+    }
 
 
 def attributed_cases(
@@ -172,7 +198,7 @@ def _regions(case: Case, source_map: SourceMap, maps: Any, row: int) -> RegionMa
     if case.region_file is None:
         if stored is None:
             return None
-        return RegionMap(labels_on_source(stored.labels, source_map), stored.names)
+        return RegionMap(held_by_source(stored.labels, source_map), stored.names)
     drawn = read_region_map(case.region_file)
     if drawn.labels.shape != source_map.source_shape:
         raise DataError(

@@ -21,8 +21,7 @@ from boneage_xai import __version__
 from boneage_xai.anatomy import MARKER, RADIUS, SOFT_TISSUE, ULNA
 from boneage_xai.data.dicom import dicom_dataset, is_dicom
 from boneage_xai.errors import ConfigError, DataError
-from boneage_xai.export.cases import PER_INTENSITY, ExportedCase
-from boneage_xai.export.source_grid import spread_over_source
+from boneage_xai.export.cases import PER_INTENSITY, PER_PATCH, ExportedCase, on_source
 from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import Case, RegionMap
 
@@ -32,6 +31,7 @@ SCHEME = "99BONEAGE"
 Concept = tuple[str, str, str]
 
 MONTH: Concept = ("mo", "UCUM", "month")
+MONTH_PER_PATCH: Concept = ("mo/{patch}", "UCUM", "month per patch")
 MONTH_PER_INTENSITY: Concept = ("mo/{intensity}", "UCUM", "month per unit of intensity")
 ATTRIBUTION: Concept = ("ATTRIBUTION", SCHEME, "Attribution to predicted bone age")
 
@@ -111,11 +111,10 @@ class DicomWriter:
             # Names of patients that the standard frowns upon are repeated as they are.
             warnings.simplefilter("ignore")
             for number, (method, values) in enumerate(exported.maps.items(), start=1):
-                spread = spread_over_source(values, exported.source_map).astype(np.float32)
                 row = exported.attributes.get(method, {})
                 made = parametric_map(
                     source,
-                    spread,
+                    on_source(method, values, exported.source_map),
                     method,
                     baseline=_text(row.get("baseline")) or self._baseline,
                     series_uid=series,
@@ -170,7 +169,11 @@ def parametric_map(
     from highdicom.pm import ParametricMap, RealWorldValueMapping
 
     limit = float(np.percentile(np.abs(months), _WINDOW_PERCENTILE)) or float(np.abs(months).max())
-    unit = MONTH_PER_INTENSITY if method in PER_INTENSITY else MONTH
+    unit = MONTH
+    if method in PER_INTENSITY:
+        unit = MONTH_PER_INTENSITY
+    elif method in PER_PATCH:
+        unit = MONTH_PER_PATCH
     against = f", baseline {baseline}" if baseline else ""
     mapping = RealWorldValueMapping(
         lut_label="months",
@@ -201,7 +204,7 @@ def parametric_map(
         transfer_syntax_uid=ExplicitVRLittleEndian,
         content_label="ATTRIBUTION",
         content_description=_long_text(f"{method}{against}"),
-        series_description="Attribution of bone age, months per pixel",
+        series_description="Attribution of bone age",
         specific_character_set="ISO_IR 192",
         **equipment,
     )

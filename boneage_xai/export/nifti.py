@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage_xai.errors import ConfigError
-from boneage_xai.export.cases import ExportedCase, unit_of
-from boneage_xai.export.source_grid import months_in_padding, spread_over_source
+from boneage_xai.export.cases import ExportedCase, on_source, sums_of, unit_of
 from boneage_xai.files import write_json
 from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import Case
@@ -53,15 +52,14 @@ class NiftiWriter:
         maps: dict[str, Any] = {}
         for method, values in exported.maps.items():
             files[method] = f"{stem}_{method}.nii.gz"
-            spread = spread_over_source(values, exported.source_map).astype(np.float32)
-            _write(folder / files[method], spread, spacing_mm, "months, + older, - younger")
+            shown = on_source(method, values, exported.source_map)
+            _write(folder / files[method], shown, spacing_mm, "months, + older, - younger")
             row = exported.attributes.get(method, {})
             baseline = row.get("baseline")
             maps[method] = {
                 "file": files[method],
                 "unit": unit_of(method),
-                "sum": float(values.sum(dtype=np.float64)),
-                "in_padding": months_in_padding(values, exported.source_map),
+                **sums_of(method, values, exported.source_map),
                 "baseline": baseline if isinstance(baseline, str) else None,
                 "prediction_months": row.get("prediction_months"),
                 "completeness_gap_months": row.get("completeness_gap_months"),

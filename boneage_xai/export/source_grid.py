@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from boneage_xai.data.preprocess import SourceMap
 from boneage_xai.errors import DataError
-from boneage_xai.types import LabelImage
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -42,6 +41,30 @@ def spread_over_source(
     return out
 
 
+def held_by_source(values: npt.NDArray[Any], source_map: SourceMap) -> npt.NDArray[Any]:
+    """Give each source pixel the value of the input pixel that holds its centre.
+
+    For what does not add up over pixels: labels, the effect of a patch around a pixel.
+
+    Args:
+        values: (S, S) per input pixel.
+        source_map: how the radiograph was brought to the input.
+
+    Returns:
+        (H, W) of the same type; 0 where the source was cut away.
+
+    Raises:
+        DataError: the map does not have the input's shape.
+    """
+    content = _content(values, source_map)
+    left, top, width, height = source_map.crop_px
+    rows = _holding(content.shape[0], height)
+    columns = _holding(content.shape[1], width)
+    out = np.zeros(source_map.source_shape, dtype=values.dtype)
+    out[top : top + height, left : left + width] = content[np.ix_(rows, columns)]
+    return out
+
+
 def months_in_padding(map_months: npt.NDArray[np.floating[Any]], source_map: SourceMap) -> float:
     """Return the months that a map holds outside the radiograph, in the padding.
 
@@ -51,29 +74,6 @@ def months_in_padding(map_months: npt.NDArray[np.floating[Any]], source_map: Sou
     """
     inside = _content(map_months, source_map)
     return float(map_months.sum(dtype=np.float64) - inside.sum(dtype=np.float64))
-
-
-def labels_on_source(labels: LabelImage, source_map: SourceMap) -> LabelImage:
-    """Bring a label map from the input grid to the source grid.
-
-    Args:
-        labels: (S, S) integers.
-        source_map: how the radiograph was brought to the input.
-
-    Returns:
-        (H, W) of the same type: the label of the input pixel whose footprint holds the source
-        pixel's centre; 0 where the source was cut away.
-
-    Raises:
-        DataError: the labels do not have the input's shape.
-    """
-    content = _content(labels, source_map)
-    left, top, width, height = source_map.crop_px
-    rows = _holding(content.shape[0], height)
-    columns = _holding(content.shape[1], width)
-    out = np.zeros(source_map.source_shape, dtype=labels.dtype)
-    out[top : top + height, left : left + width] = content[np.ix_(rows, columns)]
-    return out
 
 
 def _content(array: npt.NDArray[Any], source_map: SourceMap) -> npt.NDArray[Any]:

@@ -54,6 +54,10 @@ class ExternalModel(nn.Module):
         # Not by train(), which exported programs do not have.
         self.training = False
 
+    def extra_repr(self) -> str:
+        """Tell networks that are called otherwise apart."""
+        return f"card={self.card.model_dump_json()}, batch={self.batch}"
+
     @property
     def hidden_layers(self) -> str | None:
         """Why single layers of the network cannot be observed; None where they can."""

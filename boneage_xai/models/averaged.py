@@ -54,6 +54,10 @@ class AveragedNetwork(nn.Module):
         self.members = nn.ModuleList(members)
         self.views = views
 
+    def extra_repr(self) -> str:
+        """Tell averages over other views apart."""
+        return f"views={self.views!r}"
+
     def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
         """Predict (N,) months from (N, 1, H, W) in [0, 1] and (N,) sex, 1.0 for boys."""
         predicted = [

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from boneage_xai.attribution.forward import months
 from boneage_xai.attribution.gradients import bytes_per_image, fitting_batch, gradients
 from boneage_xai.attribution.interface import AttributionSettings
+from boneage_xai.attribution.methods import gradient
 from boneage_xai.attribution.path_cases import PathIntegral
 from boneage_xai.attribution.path_integration import half_budget_bytes, integrate_batch
 from boneage_xai.attribution.prepared import frozen_copy
@@ -236,17 +237,18 @@ def test_what_does_not_converge_is_marked_with_its_gap(
         assert integral.gap_months != 0
 
 
-def test_nan_ends_at_once() -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused(value: float) -> None:
     class NotANumber(nn.Module):
         def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
-            return (image.flatten(1) * float("nan")).sum(dim=1)
+            months = image.flatten(1).sum(dim=1)
+            return torch.where(months > 0, months + value, months)
 
     image = torch.rand(1, 1, 4, 4)
-    (integral,) = integrate_batch(
-        NotANumber(), image, black(image), torch.zeros(1), SETTINGS, batch_size=8
-    )
-    assert not integral.converged
-    assert integral.nodes == 17
+    with pytest.raises(AttributionError, match="expected finite months"):
+        integrate_batch(NotANumber(), image, black(image), torch.zeros(1), SETTINGS, batch_size=8)
+    with pytest.raises(AttributionError, match="expected finite months"):
+        gradient(NotANumber(), image, torch.zeros(1), AttributionSettings())
 
 
 def test_several_baselines_are_averaged_and_share_the_image() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -156,6 +158,41 @@ class Normed(nn.Module):
 
     def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
         return self.scale * self.head(self.features(image).mean(dim=(2, 3)))[:, 0] + is_male
+
+
+def test_weights_that_hooks_compute_are_forgotten_too() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        convolution = nn.Conv2d(1, 4, 3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            convolution = nn.utils.weight_norm(convolution)
+        network = Averaging(convolution).requires_grad_(False)
+        images = torch.rand(3, 1, 12, 12)
+        network(images, torch.ones(3))  # without gradients, for such a module to be copied
+    copy = randomised_network(network, 3, images, torch.ones(3))
+    for name in ("weight_g", "weight_v"):
+        assert not torch.equal(getattr(copy.part, name), getattr(network.part, name))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_torchscript_cannot_be_randomised(frozen: bool) -> None:
+    scripted = torch.jit.script(Averaging(nn.Conv2d(1, 4, 3)).eval())
+    network = torch.jit.freeze(scripted) if frozen else scripted
+    images = torch.rand(3, 1, 12, 12)
+    with pytest.raises(AttributionError, match="can be made random, found"):
+        randomised_network(network, 3, images, torch.ones(3))
+    with pytest.raises(AttributionError, match="can be made random, found"):
+        top_down(network, images[:1], SEX)
+
+
+class Averaging(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, image: Tensor, is_male: Tensor) -> Tensor:
+        return self.part(image).mean(dim=(1, 2, 3)) + is_male
 
 
 def test_randomised_network_has_random_weights_and_measured_statistics() -> None:

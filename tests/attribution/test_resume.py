@@ -227,6 +227,7 @@ def test_a_part_of_another_claim_is_foreign(uninterrupted: Path, tmp_path: Path)
         ({"is_male": np.arange(N) % 2 == 1}, "with data"),
         ({"layers": []}, "with layers"),
         ({"regions_id": "others"}, "with regions_id null, found others"),
+        ({"model_id": "another"}, "with model_id null, found another"),
         ({"resume": False}, "--resume or begin anew with --replace"),
     ],
 )

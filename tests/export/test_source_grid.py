@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from boneage_xai.data.preprocess import SourceMap
 from boneage_xai.errors import DataError
-from boneage_xai.export.source_grid import labels_on_source, months_in_padding, spread_over_source
+from boneage_xai.export.source_grid import held_by_source, months_in_padding, spread_over_source
 
 
 @st.composite
@@ -56,7 +56,7 @@ def test_labels_are_those_of_the_pixel_that_holds_the_centre(
     geometry: SourceMap, seed: int
 ) -> None:
     labels = np.random.default_rng(seed).integers(1, 200, (geometry.size_px,) * 2, np.uint8)
-    found = labels_on_source(labels, geometry)
+    found = held_by_source(labels, geometry)
     assert found.shape == geometry.source_shape
     crop_left, crop_top, crop_width, crop_height = geometry.crop_px
     left, top, width, height = geometry.content_px
@@ -88,5 +88,9 @@ def test_a_map_of_another_size_is_refused() -> None:
 
 def test_the_footprint_of_an_input_pixel_keeps_its_months() -> None:
     months = np.arange(16, dtype=np.float32).reshape(4, 4)
-    spread = spread_over_source(months, SourceMap((8, 8), 4, (0, 0, 8, 8), (0, 0, 4, 4)))
+    geometry = SourceMap((8, 8), 4, (0, 0, 8, 8), (0, 0, 4, 4))
+    np.testing.assert_array_equal(
+        held_by_source(months, geometry), months.repeat(2, axis=0).repeat(2, axis=1)
+    )
+    spread = spread_over_source(months, geometry)
     np.testing.assert_allclose(spread[2:4, 4:6], months[1, 2] / 4)

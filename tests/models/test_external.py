@@ -22,6 +22,7 @@ from boneage_xai.attribution.activations import layer_activations
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.methods import method_named
 from boneage_xai.attribution.prepared import prepare
+from boneage_xai.attribution.randomisation import randomised_network, top_down
 from boneage_xai.attribution.requirements import check_methods, usable_layers
 from boneage_xai.errors import AttributionError, CheckpointError
 from boneage_xai.models.external import ExternalNetwork, load_external
@@ -253,6 +254,28 @@ def test_layers_are_shown_where_there_are_any(
     expected = conv1((images[0].repeat(1, 3, 1, 1) - mean) / std).abs().mean(dim=1)
     np.testing.assert_allclose(maps, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
     check_methods(network, ["integrated_gradients", "gradient"])
+
+
+def test_random_weights_leave_what_the_card_says(
+    elsewhere: Elsewhere, images: tuple[Tensor, Tensor]
+) -> None:
+    network = load_external(card(elsewhere.folder, SOURCES["factory"])).network
+    random = randomised_network(network, 0, *images)
+    assert torch.equal(random.image_scale, network.image_scale)
+    assert torch.equal(random.image_offset, network.image_offset)
+    before = dict(network.named_parameters())
+    for name, value in random.named_parameters():
+        assert value.dim() < 2 or not torch.equal(value, before[name])
+    assert "" not in top_down(network, images[0][:1], images[1][:1])
+
+
+@pytest.mark.parametrize("kind", ["scripted", "frozen", "dynamic"])
+def test_what_cannot_be_made_random_is_refused(
+    elsewhere: Elsewhere, kind: str, images: tuple[Tensor, Tensor]
+) -> None:
+    network = load_external(card(elsewhere.folder, SOURCES[kind])).network
+    with pytest.raises(AttributionError, match=r"made random, found (a TorchScript|an exported)"):
+        randomised_network(network, 0, *images)
 
 
 @pytest.mark.parametrize("kind", ["scripted", "frozen", "dynamic"])

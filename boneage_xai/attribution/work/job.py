@@ -41,6 +41,8 @@ class Job:
         references: for the baseline ``expected``.
         regions_of: returns a case's region map on the input grid, None where it has none.
         regions_id: tells one set of region maps from another.
+        model_id: tells one network from another where its tensors do not, as those of frozen
+            TorchScript.
     """
 
     network: nn.Module
@@ -55,6 +57,7 @@ class Job:
     references: SameSexReferences | None = None
     regions_of: Callable[[str], RegionMap | None] | None = None
     regions_id: str | None = None
+    model_id: str | None = None
 
     def pixels_of(self, members: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Return the prepared images (k, H, W) of some cases."""
@@ -112,6 +115,7 @@ def identity(job: Job, machine: Mapping[str, Any]) -> dict[str, Any]:
     references = job.references
     return {
         "model": _model_hash(job.network),
+        "model_id": job.model_id,
         "data": _data_hash(job),
         "shape_px": list(job.pixels.shape[1:]),
         "case_ids": list(job.case_ids),
