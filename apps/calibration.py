@@ -26,7 +26,10 @@ def calibrate(
         bool, typer.Option("--pooled", help="One line for both sexes. [default: one for each]")
     ] = False,
     coverage: Annotated[
-        float, typer.Option(help="Share of references that intervals contain, in percent.")
+        float,
+        typer.Option(
+            help="Share of references that intervals contain, in percent.", min=50, max=99.9
+        ),
     ] = 90.0,
     seed: Annotated[int, typer.Option(help="Seed of the halves.", min=0)] = 0,
     column: ColumnOption = None,

@@ -6,6 +6,7 @@ network in ``apps.runs``, the one that removes regions in ``apps.occlusion``.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -86,6 +87,8 @@ def cohort(
     from boneage_xai.figures.style import figure_bytes
     from boneage_xai.files import write_bytes
 
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise ConfigError(f"--sheet {sheet}: expected a file that ends in .png")
     reading = read_source(source, parse_columns(column))
     # Of several sets the sheet shows the one to train on, as `train` takes it.
     names = [one.name for one in reading.cohorts]
@@ -244,8 +247,10 @@ def dashboard(
     if folder is not None:
         find_analyses(folder)
     page = Path(__file__).with_name("dashboard.py")
-    command = [sys.executable, "-m", "streamlit", "run", str(page), "--server.port", str(port)]
-    command += ["--server.address", "localhost", "--browser.gatherUsageStats", "false"]
+    # Not from the folder at hand, which may have packages of the same names.
+    command = [sys.executable, "-P", "-m", "streamlit", "run", str(page)]
+    command += ["--server.port", str(port), "--server.address", "localhost"]
+    command += ["--browser.gatherUsageStats", "false", "--server.showEmailPrompt", "false"]
     command += ["--client.toolbarMode", "minimal"]
     command += ["--server.maxUploadSize", str(UPLOAD_LIMIT_MB)]
     command += ["--", str(folder)] if folder is not None else []
@@ -308,6 +313,10 @@ def options(
 
 def main() -> None:
     """Run the command line: exit code 2 and one sentence for the user's mistakes."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may be no text in the terminal's encoding.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except BoneAgeError as error:

@@ -62,7 +62,8 @@ def _show(arguments: list[str]) -> None:
         st.title("Bone age, explained")
         name = next(iter(analyses))
         if len(analyses) > 1:
-            name = linked_choice(st.selectbox, "Analysis", list(analyses), "analysis")
+            # Always in the address: an analysis that is added later may come before this one.
+            name = linked_choice(st.selectbox, "Analysis", list(analyses), "analysis", named=True)
         folder = AnalysisFolder.open(analyses[name])
         page = linked_choice(st.radio, "Page", list(PAGES), "page", format_func=PAGES.__getitem__)
         st.divider()

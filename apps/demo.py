@@ -84,7 +84,10 @@ def run_demo(out: Path, n: int) -> None:
         )
         prepared = prepare_run(run, cohort, source=str(phantoms), cache_folder=out / "cache")
         folder = evaluate_run(prepared, analysis, progress=predicting)
-        attribute_run(prepared, analysis, limit=ATTRIBUTED_CASES, replace=True, progress=explaining)
+        if "attribute" not in folder.manifest["steps"]:
+            attribute_run(
+                prepared, analysis, limit=ATTRIBUTED_CASES, replace=True, progress=explaining
+            )
     report = write_report(analysis)
     metrics = folder.metrics()
     say(

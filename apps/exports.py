@@ -12,6 +12,7 @@ from apps.console import bars, note, say, say_json
 from apps.models import one_model
 from apps.options import CardOption, ColumnOption, DataOption, JsonOption, RunArgument, SkipOption
 from apps.sources import one_cohort
+from boneage_xai.errors import ConfigError
 from boneage_xai.files import write_text
 from boneage_xai.store import AnalysisFolder
 
@@ -113,6 +114,9 @@ def model_card(
         Path | None,
         typer.Option("--analysis", metavar="DIR", help="Analysis of RUN, for what was measured."),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Overwrite FILE, and what was filled in there.")
+    ] = False,
 ) -> None:
     """Write a card for publishing a run on a model hub: YAML front matter and Markdown.
 
@@ -123,5 +127,7 @@ def model_card(
     """
     from boneage_xai.export.hub_card import hub_card
 
+    if out.exists() and not replace:
+        raise ConfigError(f"{out}: expected a new file, found one; --replace overwrites it")
     write_text(out, hub_card(run, analysis))
     say(f"{out}: fill in the license before you publish it")

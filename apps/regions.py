@@ -10,7 +10,9 @@ import typer
 from apps.console import bars, note, say, say_json
 from apps.options import ColumnOption, JsonOption, SkipOption
 from apps.sources import one_cohort
+from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.types import Radiograph
+from reports.wording import counted
 
 _MOST_SHOWN = 24
 
@@ -53,7 +55,9 @@ def regions(
     from boneage_xai.regions.user_regions import read_user_regions
 
     if (bare := _bare_images(source)) is not None:
-        images = bare
+        if column:
+            raise ConfigError(f"{source}: expected a label table for --column, found images alone")
+        images = _readable(bare) if skip_problems else bare
     else:
         chosen, _ = one_cohort(source, column, skip_problems, "training")
         images = [(case.case_id, case.image) for case in chosen]
@@ -88,6 +92,24 @@ def regions(
         some = ", ".join(without[:10]) + (" …" if len(without) > 10 else "")
         note(f"no hand found on {len(without)} of {len(images)}: {some}")
     say(f"{len(table)} regions on {len(images)} radiographs in {out}; look at overlay.png")
+
+
+def _readable(images: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Return those that can be read, and say how many cannot."""
+    from boneage_xai.data.radiograph import read_radiograph
+
+    sound = []
+    for case_id, path in images:
+        try:
+            read_radiograph(path)
+        except DataError:
+            continue
+        sound.append((case_id, path))
+    if left := len(images) - len(sound):
+        note(f"left out {counted(left, 'image')} that cannot be read")
+    if not sound:
+        raise DataError("regions: expected a radiograph that can be read, found none")
+    return sound
 
 
 def _bare_images(source: Path) -> list[tuple[str, Path]] | None:

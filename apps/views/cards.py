@@ -28,6 +28,18 @@ def cards(numbers: Sequence[tuple[str, str, str]]) -> None:
                 st.caption(plain(detail))
 
 
+def as_attributed(folder: AnalysisFolder) -> str:
+    """Return the options with which `attribute` explains the same cases in the same way again."""
+    step = folder.manifest["steps"].get("attribute", {})
+    words = [f"--method {name}" for name in step.get("methods", ())]
+    if step.get("limit") is not None:
+        words.append(f"--limit {step['limit']}")
+    settings = step.get("settings", {})
+    if (baseline := settings.get("baseline", "black")) != "black":
+        words.append(f"--baseline {baseline}")
+    return "".join(f" {word}" for word in words)
+
+
 def missing(folder: AnalysisFolder, what: str, command: str) -> None:
     """Say that something is not in the analysis, and which command adds it.
 

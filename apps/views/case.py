@@ -80,7 +80,8 @@ def _subject(
         stored = reading.case_regions(folder, case_id, int(case["row"]))
         return regions_seen(image) if stored is None else stored
 
-    key = results.key_of("case", str(folder.path), folder.manifest["run"].get("model_id"), case_id)
+    model_id = folder.manifest["run"].get("model_id")
+    key = results.key_of("case", str(folder.path), model_id, reading.maps_changed(folder), case_id)
     return explaining.Subject(key, image, Sex(sex), regions_of, case_id)
 
 

@@ -10,6 +10,7 @@ import streamlit as st
 
 from apps.views import comparison_charts, reading, trust_charts
 from apps.views.cards import cards
+from apps.views.folders import open_each
 from apps.views.links import linked_choice, plain
 from apps.views.overlays import show_side_by_side
 from apps.views.picked import follow_pick, offer_case, offer_cases, picked
@@ -57,7 +58,9 @@ def show(folder: AnalysisFolder, analyses: Mapping[str, Path]) -> None:
         analyses: all that were found, by name.
     """
     st.header("Compare")
-    folders = {name: AnalysisFolder.open(path) for name, path in analyses.items()}
+    folders, problems = open_each(analyses)
+    for problem in problems:
+        st.caption(f"Left out: {plain(problem)}.")
     own = next(name for name, path in analyses.items() if path == folder.path)
     fit = {name: one for name, one in folders.items() if _fits(one, folder)}
     if own not in fit or len(fit) < 2:

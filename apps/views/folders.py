@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from boneage_xai.errors import ReportError
+from boneage_xai.errors import BoneAgeError, ReportError
+from boneage_xai.store import AnalysisFolder
 
 DEMO = Path("demo")
 MANIFEST = "analysis.json"
@@ -28,6 +30,25 @@ boneage-xai attribute RUN --data SOURCE --out DIR
 boneage-xai dashboard DIR
 ```
 """
+
+
+def open_each(analyses: Mapping[str, Path]) -> tuple[dict[str, AnalysisFolder], list[str]]:
+    """Open several analyses.
+
+    Args:
+        analyses: name to folder.
+
+    Returns:
+        Those that can be read, by name, and a sentence for each that cannot.
+    """
+    opened: dict[str, AnalysisFolder] = {}
+    problems: list[str] = []
+    for name, path in analyses.items():
+        try:
+            opened[name] = AnalysisFolder.open(path)
+        except BoneAgeError as error:
+            problems.append(str(error))
+    return opened, problems
 
 
 def find_analyses(folder: Path) -> dict[str, Path]:

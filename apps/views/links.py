@@ -18,6 +18,7 @@ def linked_choice(
     parameter: str,
     *,
     listed: Sequence[str] = (),
+    named: bool = False,
     **settings: Any,
 ) -> str:
     """Ask for one of several options and keep the answer in the address.
@@ -29,6 +30,7 @@ def linked_choice(
         parameter: name in the address.
         listed: which of the options the widget lists, all by default. Where the answer so far is
             not among them, the first of them is the answer.
+        named: whether the address names the first option, too, for options that may become others.
         settings: further arguments of the widget.
 
     Returns:
@@ -45,9 +47,9 @@ def linked_choice(
     st.session_state[written] = chosen
     # The first option is left out of the address, so that opening a page adds no step to the
     # history that the back button would have to undo.
-    if chosen != first and chosen != address:
+    if (named or chosen != first) and chosen != address:
         st.query_params[parameter] = chosen
-    elif chosen == first and address is not None:
+    elif not named and chosen == first and address is not None:
         del st.query_params[parameter]
     return chosen
 

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from apps.views import reading
-from apps.views.cards import ATTRIBUTE, EVALUATE, missing
+from apps.views.cards import ATTRIBUTE, EVALUATE, as_attributed, missing
 from apps.views.links import linked_choice, plain
 from boneage_xai.analysis.region_profile import ALL, OUTSIDE_HAND
 from boneage_xai.analysis.stages import STAGES
@@ -49,7 +49,11 @@ def show(folder: AnalysisFolder) -> None:
     st.header("Regions by age and sex")
     regions = reading.regions(folder)
     if regions is None or regions.empty:
-        missing(folder, "Months per region", f"{ATTRIBUTE} --regions REGIONS")
+        command = f"{ATTRIBUTE} --regions REGIONS"
+        if folder.maps() is not None:
+            # Maps are not summed up afterwards: they are computed again, as they were.
+            command += f" --replace{as_attributed(folder)}"
+        missing(folder, "Months per region", command)
         return
     methods = list(dict.fromkeys(regions["method"]))
     first = preferred_method(methods)

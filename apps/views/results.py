@@ -21,8 +21,11 @@ def key_of(what: str, *parts: object) -> str:
 
 
 def kept(key: str) -> Any:
-    """Return a result of this session, None where there is none."""
-    return st.session_state.get(_RESULTS, {}).get(key)
+    """Return a result of this session, None where there is none; it is kept the longer for it."""
+    results = st.session_state.get(_RESULTS, {})
+    if key in results:
+        results[key] = results.pop(key)
+    return results.get(key)
 
 
 def keep(key: str, result: Any) -> None:

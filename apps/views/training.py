@@ -10,6 +10,7 @@ import streamlit as st
 
 from apps.views import charts, comparison_charts, reading
 from apps.views.cards import cards
+from apps.views.folders import open_each
 from apps.views.links import linked_choice, plain
 from boneage_xai.store import AnalysisFolder
 from reports.learning import shown_history
@@ -78,7 +79,7 @@ def _own(folder: AnalysisFolder, history: pd.DataFrame) -> None:
 
 def _beside(analyses: Mapping[str, Path]) -> None:
     """Lay the curves of all runs over each other, one for each model."""
-    folders = {name: AnalysisFolder.open(path) for name, path in analyses.items()}
+    folders, _ = open_each(analyses)
     models: dict[str, str] = {}
     histories: dict[str, pd.DataFrame] = {}
     for name, folder in folders.items():

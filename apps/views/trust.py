@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from apps.views import summaries, trust_charts
-from apps.views.cards import ATTRIBUTE, cards, missing
+from apps.views.cards import ATTRIBUTE, as_attributed, cards, missing
 from apps.views.links import linked_choice, plain
 from apps.views.overlays import show_side_by_side
 from apps.views.picked import follow_pick, offer_case, picked
@@ -247,7 +247,7 @@ def _control(
         missing(
             folder,
             "A control with random weights, on the same cases",
-            f"{ATTRIBUTE}/{CONTROL_FOLDER} --random-weights{_same_cases(folder, table)}",
+            f"{ATTRIBUTE}/{CONTROL_FOLDER} --random-weights{as_attributed(folder)}",
         )
         return
     known = similarity.dropna(subset=["rank_correlation"])
@@ -269,13 +269,6 @@ def _control(
         "learnt. Click a point to see both maps."
     )
     _both_maps(folder, known)
-
-
-def _same_cases(folder: AnalysisFolder, table: pd.DataFrame | None) -> str:
-    step = folder.manifest["steps"].get("attribute", {})
-    methods = [] if table is None else list(dict.fromkeys(table["method"]))
-    words = "".join(f" --method {name}" for name in methods)
-    return words + (f" --limit {step['limit']}" if step.get("limit") is not None else "")
 
 
 def _control_sentence(method: str, group: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from apps.options import UPLOAD_LIMIT_MB
-from apps.views import explaining, live, pictures, region_charts, results, summaries
+from apps.views import explaining, live, pictures, reading, region_charts, results, summaries
 from apps.views.cards import cards
 from apps.views.links import linked_number, plain
 from apps.views.results import UPLOADS
@@ -24,6 +24,7 @@ from boneage_xai.analysis.single_reading import (
     part_of,
     read_single,
 )
+from boneage_xai.analysis.stored_calibration import CALIBRATION_FILE
 from boneage_xai.attribution.interface import AttributedMap
 from boneage_xai.data.radiograph import decode_radiograph
 from boneage_xai.errors import BoneAgeError, DataError
@@ -89,14 +90,16 @@ def _keep_uploads_in_memory() -> None:
 
 
 def _tried(folder: AnalysisFolder, content: bytes, sex: Sex | None) -> None:
-    key = results.key_of(UPLOADS, hashlib.sha256(content).hexdigest(), str(folder.path))
+    model_id = folder.manifest["run"].get("model_id")
+    key = results.key_of(UPLOADS, hashlib.sha256(content).hexdigest(), str(folder.path), model_id)
     radiograph = _radiograph(content, key)
     if sex is None:
         pictures.plain_radiograph(radiograph.pixels)
         st.info("Say whether it is a girl or a boy: the network needs the sex.")
         return
     loaded = live.loaded_run(folder)
-    read_key = results.key_of(f"{UPLOADS}-read", key, sex)
+    calibrated = reading.changed_at(loaded.run.path / CALIBRATION_FILE)
+    read_key = results.key_of(f"{UPLOADS}-read", key, sex, calibrated)
     read: SingleReading | None = results.kept(read_key)
     if read is None:
         with st.spinner("Reading the radiograph …"), loaded.lock:
@@ -176,8 +179,11 @@ def _warnings(
 def _answers(read: SingleReading) -> None:
     answer, own = read.answer, SEX_WORDS[read.sex.value]
     other = SEX_WORDS["F" if read.sex.is_male else "M"]
+    # A calibrated run has both, unless too few of the sex were calibrated on.
+    calibrated = read.corrected is not None
     if answer.interval is None:
-        interval = ("Interval", "–", "the run is not calibrated")
+        why = "too few validation cases for one" if calibrated else "the run is not calibrated"
+        interval = ("Interval", "–", why)
     else:
         interval = (
             f"{100 * answer.interval.coverage:g}% interval",
@@ -200,7 +206,7 @@ def _answers(read: SingleReading) -> None:
         ]
     )
     st.caption("Months; below in years, and as a difference.")
-    if answer.interval is None:
+    if not calibrated:
         st.caption("`boneage-xai calibrate` gives the run intervals.")
     if read.corrected is not None:
         corrected = read.corrected.interval

@@ -171,6 +171,8 @@ def test_cohort_describes_and_lists(
     assert cli("cohort", phantoms, "--sheet", tmp_path / "sheet.png") == 0
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
     assert "0 errors" in capsys.readouterr().out
+    assert cli("cohort", phantoms, "--sheet", phantoms / "truth.csv") == 2
+    assert "ends in .png" in capsys.readouterr().err
 
 
 def test_phantoms_as_asked_for(

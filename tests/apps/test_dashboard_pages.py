@@ -59,6 +59,39 @@ def two(analysis_folder: Path, tmp_path: Path) -> Path:
     return several
 
 
+def test_a_new_analysis_does_not_take_the_place_of_the_one_looked_at(
+    open_page: Open, two: Path, analysis_folder: Path
+) -> None:
+    app = open_page(two, page="performance")
+    assert asked(app, "analysis") == "better"
+    shutil.copytree(analysis_folder, two / "a-new-one")
+    app.run()
+    assert not app.exception
+    assert app.selectbox(key="choice-analysis").value == "better"
+
+
+@pytest.mark.parametrize("page", ["compare", "training"])
+def test_an_analysis_that_cannot_be_read_is_left_out(open_page: Open, two: Path, page: str) -> None:
+    (two / "broken").mkdir()
+    (two / "broken" / "analysis.json").write_text("{")
+    app = open_page(two, page=page, analysis="plain")
+    assert not app.exception
+    assert not app.error
+    assert app.get("vega_lite_chart") or app.get("arrow_vega_lite_chart")
+
+
+def test_what_is_looked_at_again_is_kept_the_longest() -> None:
+    def script() -> None:
+        from apps.views import results
+
+        for number in range(60):
+            results.keep(f"upload-{number}", number)
+            assert results.kept("upload-0") == 0
+        assert results.kept("upload-1") is None
+
+    assert not AppTest.from_function(script).run().exception
+
+
 def add_control(folder: Path) -> None:
     """Put the same maps where those of random weights belong."""
     control = folder / CONTROL_FOLDER

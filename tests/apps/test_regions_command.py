@@ -62,6 +62,22 @@ def test_a_single_radiograph_and_one_without_a_hand(
     assert "exists already" in capsys.readouterr().err
 
 
+def test_images_that_cannot_be_read_are_left_out_if_asked(
+    cli: Run, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for file in sorted(phantoms.rglob("1*.png"))[:2]:
+        (images / file.name).write_bytes(file.read_bytes())
+    (images / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert cli("regions", images, "--out", tmp_path / "out") == 2
+    assert "damaged.png" in capsys.readouterr().err
+    assert cli("regions", images, "--out", tmp_path / "out", "--skip-problems") == 0
+    assert "left out 1 image that cannot be read" in capsys.readouterr().err
+    assert cli("regions", images, "--out", tmp_path / "other", "--column", "id=a") == 2
+    assert "expected a label table for --column" in capsys.readouterr().err
+
+
 def test_train_locator_makes_weights_that_regions_takes(
     cli: Run, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
