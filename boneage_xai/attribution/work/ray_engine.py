@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import pickle
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -136,7 +137,14 @@ class RayEngine:
 
     def _begin(self, job: Job) -> None:
         if self.shared is None:
-            self.shared = self.ray.put(_Shipped(job))
+            try:
+                self.shared = self.ray.put(_Shipped(job))
+            except (pickle.PickleError, TypeError, RuntimeError) as error:
+                raise ConfigError(
+                    "--engine ray: expected a network that can be sent to workers, found "
+                    f"{type(job.network).__name__}, which cannot ({_first_line(error)}); the "
+                    "engine of this process takes it"
+                ) from error
         if self.first is None:
             self.first = self._worker()
 
@@ -169,10 +177,16 @@ class RayEngine:
             exceptions.NodeDiedError,
             exceptions.OutOfMemoryError,
         ) as error:
-            raise _WorkerDiedError(str(error)) from error
+            raise _WorkerDiedError(
+                f"--engine ray: a worker ended ({_first_line(error)})"
+            ) from error
 
 
-class _WorkerDiedError(Exception):
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class _WorkerDiedError(AttributionError):
     """A worker process or its machine is gone."""
 
 
