@@ -131,8 +131,7 @@ def kill_and_compare(options: argparse.Namespace) -> None:
         limit = None
         if kills < options.kills:
             seconds_until_work(process, killed)
-            # Half of it at most, so that an attribution is killed several times.
-            limit = rng.uniform(0, work_seconds / 2)
+            limit = rng.uniform(0, work_seconds)
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired:
