@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from reproduction_fixture import cohort, recipes
 
 from apps.cli import main
 from boneage_xai.analysis.metrics import paired_difference
-from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import CheckpointError, ConfigError
 from boneage_xai.files import read_json, read_table, write_json
 from boneage_xai.models.checkpoint import load_run
@@ -27,42 +27,13 @@ from boneage_xai.types import Cohort
 from trainers.reproduction.arms import arm_state, load_arms, train_arm
 from trainers.reproduction.measuring import Source, collect
 
-OWN = """
-name = "{name}"
-[preprocessing]
-size_px = 48
-fit = "{fit}"
-[architecture]
-backbone = "squeezenet1_1"
-sex_features = {sex}
-hidden = [8]
-[training]
-epochs = 3
-batch_size = 8
-validation_fraction = 0.1
-precision = "float32"
-"""
-
-
-@pytest.fixture(scope="module")
-def recipes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("recipes")
-    paths = []
-    for name, sex, fit in (("own", 4, "pad"), ("own-image-only", 0, "squash")):
-        paths.append(folder / f"{name}.toml")
-        paths[-1].write_text(OWN.format(name=name, sex=sex, fit=fit))
-    return [str(path) for path in paths]
+__all__ = ["cohort", "recipes"]
 
 
 @pytest.fixture(scope="module")
 def test_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("test-set") / "twelve"
     return write_cohort(folder, 12, seed=9, settings=PhantomSettings(size_px=96), workers=1)
-
-
-@pytest.fixture(scope="module")
-def cohort(phantoms: Path) -> Cohort:
-    return select_cohort(read_source(phantoms))
 
 
 def command(phantoms: Path, out: Path, recipes: list[str], *more: object) -> list[str]:
@@ -316,60 +287,6 @@ def test_settings_do_not_tell_where_home_is(
         assert str(Path.home()) not in text
 
 
-def test_a_budget_that_ends_while_decoding_leaves_an_arm_not_begun(
-    cohort: Cohort, recipes: list[str], tmp_path: Path
-) -> None:
-    decoded: list[int] = []
-    state = train_arm(
-        load_arms(recipes[:1], [])[0],
-        cohort,
-        tmp_path / "run",
-        cache_folder=tmp_path / "cache",
-        stop=lambda: bool(decoded),
-        on_decode=lambda done, _: decoded.append(done),
-    )
-    assert decoded
-    assert (state.status, state.reason) == ("not begun", None)
-
-
-def test_the_best_epoch_so_far_stays_until_the_results_are_written(
-    cohort: Cohort, recipes: list[str], whole: Path, tmp_path: Path
-) -> None:
-    (arm,) = load_arms(recipes[:1], [])
-    folder = tmp_path / "run"
-    state = train_arm(
-        arm, cohort, folder, cache_folder=whole / "cache", stop=(folder / "history.csv").is_file
-    )
-    assert state.run == folder / "so-far"
-    obstacle = folder / "learning_curve.png"
-    obstacle.mkdir()
-    with pytest.raises(OSError, match="learning_curve"):
-        train_arm(arm, cohort, folder, cache_folder=whole / "cache")
-    assert arm_state(arm, folder).run == folder / "so-far"
-    obstacle.rmdir()
-    assert train_arm(arm, cohort, folder, cache_folder=whole / "cache").status == "complete"
-    assert not (folder / "so-far").exists()
-
-
-def test_a_stop_before_the_full_size_leaves_nothing_to_measure(
-    cohort: Cohort, recipes: list[str], whole: Path, tmp_path: Path
-) -> None:
-    stages = "training.stages=[{epochs=2,size_px=32},{epochs=1,size_px=48}]"
-    (arm,) = load_arms(recipes[:1], [stages])
-    asked: list[bool] = []
-
-    def after_one_epoch() -> bool:
-        asked.append(True)
-        return len(asked) > 2
-
-    state = train_arm(
-        arm, cohort, tmp_path / "run", cache_folder=whole / "cache", stop=after_one_epoch
-    )
-    assert (state.status, state.epochs, state.run) == ("partial", 1, None)
-    assert state.reason is not None
-    assert state.reason.startswith("expected an epoch at the full input size")
-
-
 def test_another_recipe_or_seed_in_the_same_folder_is_refused(
     cohort: Cohort, recipes: list[str], whole: Path
 ) -> None:
@@ -398,22 +315,3 @@ def test_two_commands_do_not_share_a_folder(
         run(command(phantoms, whole / "out", recipes), code=2)
     assert "no other training at work" in capsys.readouterr().err
     assert page.read_bytes() == before
-
-
-def test_an_input_too_small_keeps_one_arm_from_beginning(
-    cohort: Cohort, whole: Path, tmp_path: Path
-) -> None:
-    (arm,) = load_arms(["kimmel-inception-v3"], ["preprocessing.size_px=48"])
-    state = train_arm(arm, cohort, tmp_path / "run", cache_folder=whole / "cache")
-    assert state.status == "not run"
-    assert "48 pixels" in str(state.reason)
-    assert arm_state(arm, tmp_path / "run").status == "not begun"
-
-
-def test_an_arm_that_diverges_has_failed(
-    cohort: Cohort, recipes: list[str], whole: Path, tmp_path: Path
-) -> None:
-    (arm,) = load_arms(recipes[:1], ["training.learning_rate=99", "training.loss=mse"])
-    state = train_arm(arm, cohort, tmp_path / "run", cache_folder=whole / "cache")
-    assert (state.status, state.run) == ("failed", None)
-    assert "diverged" in str(state.reason)
