@@ -72,13 +72,13 @@ def write_dicom_cohort(phantoms: Path, folder: Path) -> Cohort:
 
 @pytest.fixture(scope="session")
 def explained(sex_run: Path, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Explained:
-    """Three DICOM cases with regions, attributed with two methods."""
+    """Three DICOM cases with regions, attributed with three methods."""
     home = tmp_path_factory.mktemp("explained")
     cohort = write_dicom_cohort(phantoms, home / "dicom")
     prepared = prepare_run(load_run(sex_run), cohort, split="all", cache_folder=home / "cache")
     evaluate_run(prepared, home / "analysis")
     settings = AttributionSettings(max_nodes=17)
-    methods = ("integrated_gradients", "gradient")
+    methods = ("integrated_gradients", "gradient", "occlusion")
     return Explained(
         cohort,
         attribute_run(prepared, home / "analysis", methods=methods, layers=[], settings=settings),

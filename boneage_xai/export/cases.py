@@ -25,6 +25,9 @@ from boneage_xai.types import Case, Cohort, FloatImage, LabelImage, Radiograph, 
 PER_INTENSITY = frozenset({"gradient", "smoothgrad"})
 """Methods whose maps are in months per unit of intensity, black to white."""
 
+PER_PATCH = frozenset({"occlusion"})
+"""Methods whose values are effects of a patch around the pixel, and do not add up over pixels."""
+
 # Another version of a decoder may round a level differently; another radiograph differs far more.
 _LEVELS_APART = 0.5
 
@@ -48,10 +51,6 @@ class ExportedCase:
     maps: Mapping[str, FloatImage]
     regions: RegionMap | None
     attributes: Mapping[str, Mapping[str, Any]]
-
-
-PER_PATCH = frozenset({"occlusion"})
-"""Methods whose values are effects of a patch around the pixel, and do not add up over pixels."""
 
 
 def unit_of(method: str) -> str:

@@ -136,6 +136,17 @@ def test_a_control_with_the_same_maps_is_bad_news(open_page: Open, analysis_fold
     assert asked(app, "control") == "1003"
 
 
+def test_a_control_is_asked_for_from_the_same_baseline(
+    open_page: Open, analysis_folder: Path
+) -> None:
+    change_manifest(
+        analysis_folder,
+        lambda content: content["steps"]["attribute"]["settings"].update(baseline="blurred"),
+    )
+    (command,) = commands(open_page(analysis_folder, page="trust"))
+    assert command.endswith("--limit 6 --baseline blurred")
+
+
 @pytest.mark.parametrize(
     ("correlations", "verdict"),
     [

@@ -114,5 +114,12 @@ def test_model_card(
     mae = read_json(analysis / "metrics.json")["overall"]["mae_months"]["value"]
     assert f"| this network | 8 | {mae:.1f} (" in card
     assert "Not measured: what `boneage-xai stress` would tell." in card
+    out.write_text(card + "filled in by hand")
+    words = ("model-card", sex_run, "--analysis", analysis, "--out", out)
+    assert cli(*words) == 2
+    assert "--replace overwrites it" in capsys.readouterr().err
+    assert out.read_text().endswith("filled in by hand")
+    assert cli(*words, "--replace") == 0
+    assert out.read_text() == card
     assert cli("model-card", tmp_path, "--out", tmp_path / "none.md") == 2
     assert not (tmp_path / "none.md").exists()

@@ -44,7 +44,7 @@ def test_names_stay_inside_the_folder(exported: Path) -> None:
     listed = {file for case in index["cases"].values() for file in case["files"].values()}
     assert set(index["cases"]) == set(CASE_IDS)
     assert {path.name for path in exported.iterdir()} == listed | {"export.json"}
-    assert len(listed) == 9
+    assert len(listed) == 12
     assert index["cases"]["plain"]["files"]["gradient"] == "plain_gradient.dcm"
 
 
@@ -100,6 +100,28 @@ def test_the_map_adds_up_and_refers_to_its_source(
     measures = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     stated = SPACING_MM if case_id == "plain" else (1.0, 1.0)
     assert tuple(measures.PixelSpacing) == stated
+
+
+@pytest.mark.parametrize("case_id", CASE_IDS)
+def test_effects_of_patches_keep_their_values(
+    exported: Path, explained: Explained, case_id: str
+) -> None:
+    made = pydicom.dcmread(_files(exported, case_id)["occlusion"])
+    months = np.frombuffer(made.FloatPixelData, dtype="<f4").reshape(made.Rows, made.Columns)
+    stored = explained.analysis.maps()
+    assert stored is not None
+    row = list(stored.attrs["case_ids"]).index(case_id)  # type: ignore[arg-type]
+    on_input = np.asarray(stored["occlusion"][row])  # type: ignore[index]
+    # Nothing is divided: every value is one of the map's, or 0 where the source was cut away.
+    assert np.isin(months, np.append(on_input, 0)).all()
+    assert np.abs(months).max() > 0.5 * np.abs(on_input).max() > 0
+    mapping = made.PerFrameFunctionalGroupsSequence[0].get("RealWorldValueMappingSequence") or (
+        made.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    )
+    assert mapping[0].MeasurementUnitsCodeSequence[0].CodeValue == "mo/{patch}"
+    index = read_json(exported / "export.json")
+    assert index["units"]["occlusion"] == "months per patch"
+    assert index["cases"][case_id]["sums"]["occlusion"] == {}
 
 
 def test_maps_of_an_image_share_a_frame_of_reference_of_their_own(exported: Path) -> None:

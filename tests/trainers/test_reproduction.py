@@ -274,6 +274,22 @@ def test_what_was_measured_of_another_state_is_not_shown(
     assert same["measured"]["validation"]["n"] == 8
 
 
+def test_what_was_measured_of_the_run_so_far_is_measured_again(
+    whole: Path, recipes: list[str], cohort: Cohort, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole / "out", out)
+    states = [arm_state(arm, out / "runs" / arm.name) for arm in load_arms(recipes, [])]
+    # As after a budget: the best epoch so far, which has proved the best of all.
+    change = read_json(out / "analyses" / "own" / "analysis.json")
+    change["run"]["path"] += "/so-far"
+    write_json(out / "analyses" / "own" / "analysis.json", change)
+    sources = {"validation": Source(cohort, Path("phantoms"))}
+    so_far, same = collect(states, sources, out, about={})["arms"]
+    assert so_far["measured"] == {}
+    assert same["measured"]["validation"]["n"] == 8
+
+
 def test_settings_do_not_tell_where_home_is(
     phantoms: Path, recipes: list[str], tmp_path: Path
 ) -> None:
