@@ -98,6 +98,13 @@ def reproduction_page(record: Record, *, images: str, radiographs: bool) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _trained_less(arm: Record) -> bool:
+    return any(
+        one["key"] in ("training.epochs", "preprocessing.size_px") and one["used"] < one["shipped"]
+        for one in arm["departures"]
+    )
+
+
 def _head(record: Record) -> str:
     arms = record["arms"]
     counts = {
@@ -126,6 +133,11 @@ def _head(record: Record) -> str:
         sets.append(
             f"**{len(changed)} of {len(arms)} arms depart from their recipe**: see "
             "[Departures](#departures)."
+        )
+    if less := sum(map(_trained_less, arms)):
+        sets.append(
+            f"{less} of {len(arms)} arms were given fewer epochs or smaller inputs than their "
+            "recipe has: complete means all that was asked for, not all that it would reach."
         )
     return "\n\n".join(
         [

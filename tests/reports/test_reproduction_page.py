@@ -159,6 +159,16 @@ def test_numbers_stand_beside_those_of_the_same_kind_of_set(record: dict[str, An
     ) in lines
 
 
+def test_a_short_training_is_not_taken_for_a_whole_one(record: dict[str, Any]) -> None:
+    said = "1 of 5 arms were given fewer epochs or smaller inputs than their recipe has"
+    assert said in reproduction_page(record, images="figures", radiographs=False)
+    record["arms"][3]["departures"] = []
+    record["arms"][0]["diverged"] = True
+    page = reproduction_page(record, images="figures", radiographs=False)
+    assert "fewer epochs" not in page
+    assert "15 epochs of 20 (**diverged**), best 12" in page
+
+
 def test_the_same_rows_are_printed(record: dict[str, Any]) -> None:
     columns, rows = arm_rows(record)
     assert len(columns) == len(rows[0])
