@@ -136,8 +136,8 @@ def _head(record: Record) -> str:
         )
     if less := sum(map(_trained_less, arms)):
         sets.append(
-            f"{less} of {len(arms)} arms were given fewer epochs or smaller inputs than their "
-            "recipe has: complete means all that was asked for, not all that it would reach."
+            f"Fewer epochs or smaller inputs than in their recipe: {less} of {len(arms)} arms. "
+            "Complete means all that was asked for, not all that the recipe would reach."
         )
     return "\n\n".join(
         [

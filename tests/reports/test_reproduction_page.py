@@ -160,12 +160,12 @@ def test_numbers_stand_beside_those_of_the_same_kind_of_set(record: dict[str, An
 
 
 def test_a_short_training_is_not_taken_for_a_whole_one(record: dict[str, Any]) -> None:
-    said = "1 of 5 arms were given fewer epochs or smaller inputs than their recipe has"
+    said = "Fewer epochs or smaller inputs than in their recipe: 1 of 5 arms."
     assert said in reproduction_page(record, images="figures", radiographs=False)
     record["arms"][3]["departures"] = []
     record["arms"][0]["diverged"] = True
     page = reproduction_page(record, images="figures", radiographs=False)
-    assert "fewer epochs" not in page
+    assert "Fewer epochs" not in page
     assert "15 epochs of 20 (**diverged**), best 12" in page
 
 
