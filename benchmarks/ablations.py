@@ -60,6 +60,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "light-augmentation": ("light augmentation", LIGHT),
     "heavy-augmentation": ("heavier augmentation", HEAVY),
     "no-averaging": ("no average of the weights", ["training.ema_decay=0.0001"]),
+    "no-stages": ("the largest inputs throughout", ["training.stages=[]"]),
     "constant-rate": ("the highest learning rate throughout", ["training.schedule=constant"]),
     "squared-error": ("squared in place of absolute error", ["training.loss=mse"]),
     "no-decay": ("no weight decay", ["training.weight_decay=0.0"]),

@@ -24,9 +24,11 @@ from boneage_xai.analysis.occlusion_agreement import (
 )
 from boneage_xai.analysis.region_occlusion import (
     EXAMPLE_FILE,
+    bone_regions,
     by_group,
     preferred_fill,
     read_example,
+    shown_above_zero,
     summarise_occlusion,
 )
 from boneage_xai.errors import ReportError
@@ -73,7 +75,7 @@ def occlusion(folder: AnalysisFolder) -> Section | None:
     if verdicts := _verdict_sentences(comparison):
         blocks.append(Text(tuple(verdicts)))
     blocks.append(Text((CAVEAT,), notice=True))
-    if not _bones(shown).empty:
+    if not bone_regions(shown).empty:
         beside = " On the right, what the attribution gives to each region." * bool(method)
         blocks.append(
             Drawing(
@@ -102,13 +104,9 @@ def occlusion(folder: AnalysisFolder) -> Section | None:
     if comparison.with_occlusion is not None and comparison.verdicts is not None:
         blocks.append(_agreement(comparison, fill))
     known = table[table["reference_months"].notna()]
-    if not _bones(known).empty:
+    if not bone_regions(known).empty:
         blocks.append(_groups(by_group(known, fill)))
     return Section("occlusion", TITLE, tuple(blocks))
-
-
-def _bones(table: pd.DataFrame) -> pd.DataFrame:
-    return table[(table["kind"] == "region") & ~table["region"].isin(NOT_BONE)]
 
 
 def _attribution(
@@ -126,7 +124,7 @@ def _attribution(
 
 
 def _answers(shown: pd.DataFrame, fill: str) -> list[str]:
-    bones = _bones(shown).sort_values("absolute_delta_months", ascending=False)
+    bones = bone_regions(shown).sort_values("absolute_delta_months", ascending=False)
     by_name = shown.set_index("region")
     sentences = []
     if not bones.empty:
@@ -145,7 +143,7 @@ def _answers(shown: pd.DataFrame, fill: str) -> list[str]:
             sentence += f"; then {named}"
         sentences.append(sentence + ".")
         sentences += _beyond(bones)
-        worse = bones[bones["error_change_low"] > 0]
+        worse = bones[shown_above_zero(bones, "error_change")]
         sentences.append(
             "The mean absolute error rises without "
             + ", ".join(
@@ -159,8 +157,8 @@ def _answers(shown: pd.DataFrame, fill: str) -> list[str]:
         )
         if len(bones) > 1:
             sentences.append(
-                f"Each interval is for one region: of {len(bones)} regions without any influence "
-                "one would now and then seem to have some."
+                f"What is said of single regions holds after correction over all {len(bones)} "
+                "(Wilcoxon's signed ranks, Holm) and by the interval; each interval is for one."
             )
     compared_with = [
         f"{words} {_estimate(by_name.loc[name].to_dict(), 'absolute_delta', signed=False)} months"
@@ -180,8 +178,8 @@ def _beyond(bones: pd.DataFrame) -> list[str]:
     controlled = bones[bones["beyond_control_months"].notna()]
     if controlled.empty:
         return []
-    more = controlled[controlled["beyond_control_low"] > 0]
-    rest = controlled[~(controlled["beyond_control_low"] > 0)]
+    shown = shown_above_zero(controlled, "beyond_control")
+    more, rest = controlled[shown], controlled[~shown]
     sentences = []
     if not more.empty:
         named = ", ".join(
@@ -238,7 +236,7 @@ def _table(shown: pd.DataFrame, fill: str, table: pd.DataFrame) -> Table:
     areas = shown[shown["kind"] != "control"]
     rows = pd.concat(
         [
-            _bones(areas).sort_values("absolute_delta_months", ascending=False),
+            bone_regions(areas).sort_values("absolute_delta_months", ascending=False),
             areas[(areas["kind"] == "composite") | areas["region"].isin(NOT_BONE)],
         ]
     )
@@ -318,7 +316,7 @@ def _agreement(comparison: Comparison, fill: str) -> Table:
 
 
 def _groups(groups: pd.DataFrame) -> Table:
-    bones = _bones(groups)
+    bones = bone_regions(groups)
     keys = ["sex", "age_from_months", "age_to_months"]
     rows = []
     for (sex, low, high), group in bones.groupby(keys, sort=False):

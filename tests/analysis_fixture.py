@@ -130,7 +130,7 @@ def write_analysis(folder: Path, *, attribute: bool = True, seed: int = 3) -> Pa
         write_table(folder / "scoreboard.parquet", scores(frame.head(6)))
         detail = {"n": 6, "limit": 6, "fills": ["inpaint", "mean"], "regions": "some maps"}
         AnalysisFolder.add_step(folder, **identity, step="occlude", detail=detail)
-        write_table(folder / "occlusion.parquet", occlusion(frame.head(6)))
+        write_table(folder / "occlusion.parquet", occlusion(frame.head(9)))
         _write_example(folder, frame["case_id"].iloc[2])
         AnalysisFolder.add_step(folder, **identity, step="sex_effect", detail={"n": N_CASES})
         write_table(folder / "sex_effect.parquet", sex_effects(frame))

@@ -238,15 +238,11 @@ def paired_difference(
 
     Returns:
         ``n``; ``mae_difference_months`` ``{value, low, high}``, MAE of A minus MAE of B with
-        its paired bootstrap 95% interval (negative: A is closer); ``wilcoxon_p``, two-sided
-        signed-rank test on the differences of the absolute errors, 1 when every difference
-        is zero, None when n < 2.
+        its paired bootstrap 95% interval (negative: A is closer); ``wilcoxon_p``, of
+        :func:`signed_rank_p` on the differences of the absolute errors.
 
     Raises:
         DataError: no errors, one that is not finite, or two lengths.
-
-    Source:
-        Wilcoxon, Biometrics Bulletin, 1945; zeros are dropped as there.
     """
     a, b = _checked(errors_a, "errors of model A"), _checked(errors_b, "errors of model B")
     if a.shape != b.shape:
@@ -254,11 +250,26 @@ def paired_difference(
             f"paired difference: expected the same cases twice, found {a.size} and {b.size} errors"
         )
     difference = np.abs(a) - np.abs(b)
-    p_value: float | None = None
-    if difference.size >= 2:
-        p_value = float(wilcoxon(difference).pvalue) if difference.any() else 1.0
     return {
         "n": int(difference.size),
         "mae_difference_months": bootstrap_mean(difference, seed=seed, n_resamples=n_resamples),
-        "wilcoxon_p": p_value,
+        "wilcoxon_p": signed_rank_p(difference),
     }
+
+
+def signed_rank_p(difference: npt.ArrayLike) -> float | None:
+    """Return Wilcoxon's two-sided p for paired differences that scatter around 0.
+
+    Args:
+        difference: (n,) one value per case.
+
+    Returns:
+        The p-value; 1 when every difference is zero, None when n < 2.
+
+    Source:
+        Wilcoxon, Biometrics Bulletin, 1945; zeros are dropped as there.
+    """
+    values = np.asarray(difference, dtype=np.float64)
+    if values.size < 2:
+        return None
+    return float(wilcoxon(values).pvalue) if values.any() else 1.0

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from boneage_xai.analysis.metrics import N_RESAMPLES, bootstrap_mean
+from boneage_xai.analysis.metrics import N_RESAMPLES, bootstrap_mean, signed_rank_p
+from boneage_xai.analysis.multiplicity import difference_shown, holm
 from boneage_xai.analysis.run_analysis import RunOnCohort, choose_cases
 from boneage_xai.analysis.subgroups import AGE_BINS_MONTHS, age_bin_indices
 from boneage_xai.attribution.interventions import Predictor, run_predictor
@@ -21,7 +22,13 @@ from boneage_xai.errors import AttributionError, ConfigError, DataError
 from boneage_xai.files import staged_file, write_table
 from boneage_xai.predict import Progress
 from boneage_xai.regions.label_maps import read_region_map, regions_on_input
-from boneage_xai.regions.removable import WHOLE_HAND, Removable, control_of, removables
+from boneage_xai.regions.removable import (
+    NOT_BONE,
+    WHOLE_HAND,
+    Removable,
+    control_of,
+    removables,
+)
 from boneage_xai.regions.removal import FILL_NAMES, FillName, feather_px, remove_region
 from boneage_xai.store import AnalysisFolder, check_same_analysis
 from boneage_xai.types import Case, RegionMap
@@ -51,6 +58,9 @@ MEASURED: Mapping[str, str] = MappingProxyType(
     }
 )
 """What ``summarise_occlusion`` averages, and the column of each case that it is taken from."""
+Claim = Literal["error_change", "beyond_control"]
+CLAIMS: tuple[Claim, ...] = get_args(Claim)
+"""Those of which it is tested, over all regions of bone, whether they differ from 0."""
 
 Grey = npt.NDArray[np.uint8]
 
@@ -226,8 +236,9 @@ def summarise_occlusion(
         region, kind, n, area_fraction, hand_fraction, control_hand_fraction (of its control), and
         for each of ``MEASURED`` the mean (``_months``) and its limits (``_low``, ``_high``): the
         signed change of the prediction, its magnitude, the change of the absolute error (that is,
-        of the MAE), and the magnitude minus that for the region's control in the same case. NaN
-        where nothing is known.
+        of the MAE), and the magnitude minus that for the region's control in the same case; for
+        each of ``CLAIMS`` ``_p`` of :func:`signed_rank_p`, and for regions of bone ``_p_holm``,
+        corrected over those of the same group and filling. NaN where nothing is known.
 
     Raises:
         ConfigError: an unknown grouping.
@@ -261,9 +272,28 @@ def summarise_occlusion(
                 row[f"{name}_months"] = mean["value"]
                 if mean["low"] is not None:
                     row |= {f"{name}_low": mean["low"], f"{name}_high": mean["high"]}
+        for name in CLAIMS:
+            found = signed_rank_p(group[MEASURED[name]].dropna())
+            row[f"{name}_p"] = math.nan if found is None else found
         rows.append(row)
     summary = pd.DataFrame(rows)
+    bones = bone_regions(summary)
+    for name in CLAIMS:
+        corrected = bones.groupby([*keys, "fill"], sort=False)[f"{name}_p"].transform(holm)
+        summary[f"{name}_p_holm"] = corrected.reindex(summary.index)
     return summary.sort_values(keys, kind="stable", ignore_index=True) if keys else summary
+
+
+def bone_regions(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of single regions of bone: no control, composite, or soft tissue."""
+    return summary[(summary["kind"] == "region") & ~summary["region"].isin(NOT_BONE)]
+
+
+def shown_above_zero(summary: pd.DataFrame, claim: Claim) -> npt.NDArray[np.bool_]:
+    """Say for each row of ``summarise_occlusion`` whether a claim's mean is shown to exceed 0."""
+    low, high = summary[f"{claim}_low"], summary[f"{claim}_high"]
+    differs = difference_shown(summary[f"{claim}_p_holm"], low, high)
+    return np.asarray(differs & (summary[f"{claim}_months"] > 0).to_numpy())
 
 
 def with_controls(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from boneage_xai.analysis.region_occlusion import OcclusionExample, preferred_fill
+from boneage_xai.analysis.region_occlusion import (
+    OcclusionExample,
+    bone_regions,
+    preferred_fill,
+)
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.style import (
     BLACK,
@@ -24,7 +28,7 @@ from boneage_xai.figures.style import (
     signed_text,
     styled,
 )
-from boneage_xai.regions.removable import NOT_BONE, control_of
+from boneage_xai.regions.removable import control_of
 
 FILL_WORDS = {"blur": "blurred", "inpaint": "inpainted", "mean": "mean of the rim"}
 """Fillings as people read them."""
@@ -53,7 +57,7 @@ def occlusion_bars(
     Raises:
         ReportError: no regions of bone, or one more than once under a filling.
     """
-    bones = summary[(summary["kind"] == "region") & ~summary["region"].isin(NOT_BONE)]
+    bones = bone_regions(summary)
     if bones.empty or bones.duplicated(["fill", "region"]).any():
         raise ReportError("figure: expected one row per filling and region of bone, found others")
     fills = [fill for fill in FILL_WORDS if fill in set(bones["fill"])]

@@ -14,9 +14,11 @@ from boneage_xai.analysis.region_occlusion import (
     occlude_case,
     preferred_fill,
     read_example,
+    shown_above_zero,
     summarise_occlusion,
     with_controls,
 )
+from boneage_xai.anatomy import SOFT_TISSUE
 from boneage_xai.errors import AttributionError, ConfigError, DataError
 from boneage_xai.predict import predict_pixels
 from boneage_xai.regions.removable import Removable, control_of, removables
@@ -125,6 +127,29 @@ def test_means_by_hand_and_against_the_control_of_the_same_case() -> None:
     assert radius["error_change_months"] == pytest.approx(-4.5)
     assert np.isnan(summary.loc["ulna", "beyond_control_months"])
     assert with_controls(table()).shape[0] == len(table())
+
+
+def test_claims_are_corrected_over_the_regions_of_bone() -> None:
+    # Ten cases: the error rises without the radius by 1 to 10 months, without the ulna in all but
+    # the two smallest, without soft tissue as without the radius.
+    steps = np.arange(1.0, 11.0)
+    rises = {"radius": steps, "ulna": np.where(steps <= 2, -steps, steps), SOFT_TISSUE: steps}
+    rows = [
+        (f"c{case}", "F", 100.0, 90.0, "mean", region, "region", 1.0, rise, 0.1, 0.5)
+        for region, of_case in rises.items()
+        for case, rise in enumerate(of_case)
+    ]
+    summary = summarise_occlusion(pd.DataFrame(rows, columns=list(COLUMNS))).set_index("region")
+    # All 2^10 signs are equally likely: one way to a sum of ranks of 0, five to one of at most 3.
+    smallest, other = 2 / 2**10, 2 * 5 / 2**10
+    told = summary["error_change_p"].to_dict()
+    assert told == pytest.approx({"radius": smallest, "ulna": other, SOFT_TISSUE: smallest})
+    assert summary.loc["radius", "error_change_p_holm"] == pytest.approx(2 * smallest)
+    assert summary.loc["ulna", "error_change_p_holm"] == pytest.approx(other)
+    assert np.isnan(summary.loc[SOFT_TISSUE, "error_change_p_holm"])
+    assert shown_above_zero(summary, "error_change").tolist() == [True, True, False]
+    assert summary["beyond_control_p_holm"].isna().all()
+    assert not shown_above_zero(summary, "beyond_control").any()
 
 
 def test_groups_leave_out_cases_without_a_reference() -> None:

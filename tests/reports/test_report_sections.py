@@ -110,21 +110,22 @@ def test_scoreboard_says_which_methods_to_believe(page: Page) -> None:
 @pytest.mark.usefixtures("unrendered")
 def test_occlusion_answers_first_and_judges_every_method(page: Page, analysis_folder: Path) -> None:
     told = page.text.partition("Does each region matter?")[2].partition("What each region")[2]
-    # Means over the six cases: 9, 2, 40, 1.5 and 4 times 1.25.
+    # Means over the nine cases: 9, 2, 40, 1.5 and 4 times 1.4.
     assert (
         "removing carpals matters most: without that region (inpainted) the prediction moves by "
-        "11.2" in told
+        "12.6" in told
     )
-    assert "then radius $x (2.5)" in told
-    assert "not the patch alone: carpals, by +9.4 (95% interval" in told
+    assert "then radius $x (2.8)" in told
+    assert "not the patch alone: carpals, by +10.5 (95% interval" in told
+    assert "holds after correction over all 2 (Wilcoxon's signed ranks, Holm)" in told
     assert "Not shown to matter more than such a patch: radius $x." in told
     assert "The moved patch of radius $x lies mostly beside the hand" in told
-    assert "without the whole hand it is 50.0" in told
+    assert "without the whole hand it is 56.0" in told
     assert "unlike any that the network has learnt from" in told
     summary = csv_of(page, "occlusion-4.csv").set_index(["fill", "region"])
-    assert summary.loc[("mean", "carpals"), "delta_months"] == pytest.approx(-11.25)
-    assert summary.loc[("mean", "radius $x"), "beyond_control_months"] == pytest.approx(-2.5)
-    assert len(csv_of(page, "occlusion-5.csv")) == 60
+    assert summary.loc[("mean", "carpals"), "delta_months"] == pytest.approx(-12.6)
+    assert summary.loc[("mean", "radius $x"), "beyond_control_months"] == pytest.approx(-2.8)
+    assert len(csv_of(page, "occlusion-5.csv")) == 90
     # Without a second method's table of attributions there is nothing to judge.
     (analysis_folder / "regions.parquet").unlink()
     without = Page(write_report(analysis_folder).read_text(encoding="utf-8")).text
