@@ -51,11 +51,9 @@ def one_cohort(
     names = [one.name for one in reading.cohorts]
     name = wanted if wanted in names else None
     chosen = select_cohort(reading, name)
-    others = set(reading.tables) - {reading.tables[names.index(chosen.name)], None}
-    problems = [problem for problem in reading.problems if problem.path not in others]
-    left_out = sum(problem.severity == "error" for problem in problems)
+    at = names.index(chosen.name)
     if not skip_problems:
-        require_clean(problems, source)
+        require_clean(reading.of_set[at], source)
         return chosen, 0
     with bars("Checking images") as (bar,):
         unreadable = [
@@ -64,7 +62,7 @@ def one_cohort(
             if problem.severity == "error"
         ]
     kept = [case.case_id for case in chosen if case.case_id not in set(unreadable)]
-    left_out += len(unreadable)
+    left_out = reading.n_rows[at] - len(kept)
     if left_out:
         note(f"{source}: {left_out} rows with problems left out")
     return chosen.select(kept), left_out

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 TRAINING = "id,boneage,male\n1377,180,False\n1378,12,True\n"
 
@@ -14,3 +18,15 @@ def make(root: Path, files: dict[str, str], images: list[str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     return root
+
+
+def make_unlistable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let folders of a name refuse to be listed, whoever runs the tests."""
+    scan = os.scandir
+
+    def refuse(folder: Path) -> Iterator[os.DirEntry[str]]:
+        if folder.name == name:
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)

@@ -1,10 +1,12 @@
 """The pixel cache: every radiograph of a cohort decoded once, memory-mapped from then on.
 
-A cache folder is named by a hash of the preprocessing settings and of the source (case ids,
-names, sizes and modification times of the images), so a changed setting or image makes another
-folder and nothing stale is ever read. It holds ``pixels.npy``, ``geometry.npy``,
-``intensity.npy`` and ``cache.json``, appears whole, and may be deleted at any time. Digests of what
-was written are compared each time it is opened; a damaged cache is made again.
+A cache folder is named by a hash of the preprocessing settings and of the source: case ids, names,
+sizes and modification times of the images, and some bytes of up to 64 of them, which tell apart two
+data sets that agree in all else. So a changed setting or image makes another folder; only an image
+changed in place without a change of its size and its time goes unseen. A folder holds
+``pixels.npy``, ``geometry.npy``, ``intensity.npy`` and ``cache.json``, appears whole, and may be
+deleted at any time. Digests of what was written are compared each time it is opened; a damaged
+cache is made again.
 """
 
 from __future__ import annotations
@@ -31,10 +33,12 @@ from boneage_xai.files import file_sha256, read_json, staged_folder, write_json
 from boneage_xai.types import Cohort
 
 FORMAT = "boneage_xai.pixels"
-VERSION = 2
+VERSION = 3
 """Raised whenever the same settings would give other pixels."""
 
 CACHE_VARIABLE = "BONEAGE_XAI_CACHE"
+_SAMPLED_IMAGES = 64
+_SAMPLED_BYTES = 4096
 _SMALL_FILES = ("geometry.npy", "intensity.npy")
 
 logger = logging.getLogger(__name__)
@@ -179,7 +183,7 @@ def open_cache(
     if workers is not None and workers < 1:
         raise ConfigError(f"workers: expected at least 1, found {workers}")
     fingerprint = source_fingerprint(cohort)
-    path = folder / _key(settings, fingerprint)
+    path = folder / _key(settings, fingerprint, cohort)
     if path.exists():
         try:
             return _open(path, cohort, settings, fingerprint)
@@ -206,9 +210,19 @@ def _put_away(path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _key(settings: PreprocessSettings, fingerprint: str) -> str:
-    parts = json.dumps([FORMAT, VERSION, settings.model_dump(mode="json"), fingerprint])
-    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+def _key(settings: PreprocessSettings, fingerprint: str, cohort: Cohort) -> str:
+    parts = [FORMAT, VERSION, settings.model_dump(mode="json"), fingerprint, _sampled(cohort)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _sampled(cohort: Cohort) -> str:
+    """Return a hash of the bytes in the middle of some images, evenly over the cohort."""
+    digest = hashlib.sha256()
+    for case in cohort.cases[:: -(-len(cohort) // _SAMPLED_IMAGES)]:
+        with contextlib.suppress(OSError), case.image.open("rb") as file:
+            file.seek(max(0, (case.image.stat().st_size - _SAMPLED_BYTES) // 2))
+            digest.update(file.read(_SAMPLED_BYTES))
+    return digest.hexdigest()
 
 
 def _build(

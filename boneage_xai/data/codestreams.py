@@ -1,4 +1,4 @@
-"""How large a compressed picture is, before anyone decodes it."""
+"""How large a compressed picture is, and of how many components, before anyone decodes it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ _FRAMES = (frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
 _LONE = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
-def declared_size(stream: bytes) -> tuple[int, int] | None:
-    """Return the width and height that a JPEG, JPEG-LS or JPEG 2000 codestream declares.
+def declared_shape(stream: bytes) -> tuple[int, int, int] | None:
+    """Return width, height and components that a JPEG, JPEG-LS or JPEG 2000 codestream declares.
 
     Args:
         stream: the compressed picture.
 
     Returns:
-        Width and height in pixels, None for another kind of codestream or a damaged one.
+        Width and height in pixels (a height of 0: it stands behind the picture) and the number
+        of components, None for another kind of codestream or a damaged one.
 
     Source:
         ITU-T T.81 B.2.2, T.87 C.2.2 and T.800 A.5.1.
@@ -26,22 +27,22 @@ def declared_size(stream: bytes) -> tuple[int, int] | None:
     start = stream.find(_JPEG_2000)
     if start >= 0:
         # Length, capabilities, then the reference grid.
-        size = stream[start + 8 : start + 24]
-        if len(size) < 16:
+        size = stream[start + 8 : start + 42]
+        if len(size) < 34:
             return None
-        width, height, left, top = struct.unpack(">4I", size)
-        return width - left, height - top
+        width, height, left, top, *_, components = struct.unpack(">8IH", size)
+        return width - left, height - top, components
     if not stream.startswith(_JPEG):
         return None
     at = 2
-    while at + 9 <= len(stream) and stream[at] == 0xFF:
+    while at + 10 <= len(stream) and stream[at] == 0xFF:
         marker = stream[at + 1]
         if marker == 0xFF or marker in _LONE:
             at += 1 if marker == 0xFF else 2
             continue
         if marker in _FRAMES:
-            height, width = struct.unpack(">2H", stream[at + 5 : at + 9])
-            return width, height
+            height, width, components = struct.unpack(">2HB", stream[at + 5 : at + 10])
+            return width, height, components
         at += 2 + struct.unpack(">H", stream[at + 2 : at + 4])[0]
     return None
 

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from boneage_xai.data.decoding import usable_cores
+from boneage_xai.data.decoding import can_start_processes, usable_cores
 from boneage_xai.data.layouts import (
     KNOWN_SETS,
     FolderIndex,
@@ -55,6 +55,9 @@ class CohortReading:
         cohorts: one per set, in the order found.
         problems: everything that was wrong, errors and notes.
         tables: the label table of each cohort, None where the images state sex and age.
+        n_rows: the rows, or DICOM files, that each cohort was read from; more than it has cases
+            where some have problems.
+        of_set: the errors and notes of each cohort alone, without those of the others.
     """
 
     source: Path
@@ -62,6 +65,8 @@ class CohortReading:
     cohorts: tuple[Cohort, ...]
     problems: tuple[Problem, ...]
     tables: tuple[Path | None, ...] = ()
+    n_rows: tuple[int, ...] = ()
+    of_set: tuple[tuple[Problem, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -245,6 +250,7 @@ def _read_sets(
         notes = [*notes, *spare_tables]
     matching = Matching()
     kept: list[tuple[ImageSet, Cohort]] = []
+    of_set: list[tuple[Problem, ...]] = []
     # Sets that were not asked for are matched too: it shows which images their rows name.
     for image_set in sets:
         table = image_set.table
@@ -254,19 +260,21 @@ def _read_sets(
         else:
             cases = match_rows(index, image_set, table, matching)
         if only is None or table is only:
-            if table is not None:
-                problems.extend(table.problems)
-            problems.extend(matching.problems)
+            of_set.append((*(table.problems if table is not None else ()), *matching.problems))
+            problems.extend(of_set[-1])
             name = set_name(index, only.path) if only is not None else image_set.name
             kept.append((image_set, Cohort(name, tuple(cases))))
     problems.extend(images_without_row(index, [s for s, _ in kept], sets, matching, only is None))
     problems.extend(notes)
+    problems.extend(index.unlisted)
     return CohortReading(
         source=source,
         layout="+".join(dict.fromkeys(image_set.layout for image_set, _ in kept)),
         cohorts=tuple(cohort for _, cohort in kept),
         problems=tuple(problems),
         tables=tuple(s.table.path if s.table else None for s, _ in kept),
+        n_rows=tuple(s.table.n_rows if s.table else s.n_files for s, _ in kept),
+        of_set=tuple(of_set),
     )
 
 
@@ -379,15 +387,25 @@ def _decode(image: Path) -> _Seen | str:
     return _Seen(height, width, spaced, radiograph.sex, digest)
 
 
+def _decode_here(cohort: Cohort) -> Iterator[tuple[Case, _Seen | str]]:
+    for case in cohort:
+        yield case, _decode(case.image)
+
+
 def _decode_all(cohort: Cohort, workers: int) -> Iterator[tuple[Case, _Seen | str]]:
-    if workers == 1:
-        for case in cohort:
-            yield case, _decode(case.image)
+    if workers == 1 or not can_start_processes():
+        yield from _decode_here(cohort)
         return
     # Spawned, not forked: a fork of a process that runs torch threads may hang.
     context = multiprocessing.get_context("spawn")
     images = [case.image for case in cohort]
     pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        pool.submit(usable_cores).result()
+    except BrokenProcessPool:
+        # Such is a script without a main guard: no process comes to life.
+        yield from _decode_here(cohort)
+        return
     try:
         yield from zip(cohort, pool.map(_decode, images, chunksize=32), strict=True)
     except BrokenProcessPool as error:

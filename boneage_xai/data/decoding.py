@@ -71,7 +71,7 @@ def decode_images(
     chunks = [range(low, min(low + _CHUNK, len(paths))) for low in range(0, len(paths), _CHUNK)]
     workers = min(usable_cores() if workers is None else workers, len(chunks))
     results: dict[int, Decoded] = {}
-    if workers > 1 and len(paths) >= _FEWEST_FOR_POOL and _can_start_processes():
+    if workers > 1 and len(paths) >= _FEWEST_FOR_POOL and can_start_processes():
         for decoded in _decode_in_pool(paths, chunks, settings, target, workers):
             results.update((one.row, one) for one in decoded)
             _tell(progress, len(results), len(paths))
@@ -134,7 +134,7 @@ def _decode_in_pool(
         pool.shutdown(cancel_futures=True)
 
 
-def _can_start_processes() -> bool:
+def can_start_processes() -> bool:
     """Whether spawned processes can import the main module of this one."""
     if multiprocessing.current_process().daemon:
         return False

@@ -23,8 +23,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from boneage_xai.data.codestreams import declared_size, rle_length
-from boneage_xai.data.dicom_child import age_months_of, sex_of
+from boneage_xai.data.codestreams import declared_shape, rle_length
+from boneage_xai.data.dicom_child import MAX_CHRONOLOGICAL_AGE_MONTHS, age_months_of, sex_of
 from boneage_xai.data.dicom_grey import first_number, grey
 from boneage_xai.errors import DataError
 from boneage_xai.types import Radiograph, Sex
@@ -85,7 +85,7 @@ def read_dicom(path: Path | str) -> Radiograph:
         path: file to read.
 
     Returns:
-        The radiograph with its pixel spacing, and the patient's sex and age where stated.
+        The radiograph with its pixel spacing, and the patient's sex and possible age where stated.
         Windowed images are scaled by the window's output range, others by the range of the
         stored bits; MONOCHROME1 is inverted; padding pixels become 0.
 
@@ -134,7 +134,9 @@ def _read(path: Path, content: bytes | None) -> Radiograph:
         source=path,
         pixel_spacing_mm=spacing,
         sex=sex,
-        chronological_age_months=age_months,
+        chronological_age_months=(
+            None if age_months is None or age_months > MAX_CHRONOLOGICAL_AGE_MONTHS else age_months
+        ),
     )
 
 
@@ -279,12 +281,22 @@ def _refuse_by_header(path: Path, dataset: FileDataset, *, discreet: bool) -> No
     _refuse_surplus(path, dataset, rows, columns)
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         # Decoders make room for what the compressed picture says of itself.
-        size = declared_size(get_frame(dataset.PixelData, 0, number_of_frames=1))
-        if size is not None and size[0] * size[1] > MAX_PIXELS:
+        shape = declared_shape(get_frame(dataset.PixelData, 0, number_of_frames=1))
+        if shape is not None and shape[0] * shape[1] > MAX_PIXELS:
             raise DataError(
                 f"{path}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, found "
-                f"{size[0]} x {size[1]}"
+                f"{shape[0]} x {shape[1]}"
             )
+        stated = (columns, rows, int(dataset.SamplesPerPixel))
+        if shape is not None and shape != (columns, shape[1] and rows, stated[2]):
+            raise DataError(
+                f"{path}: expected a picture of {_picture(*stated)} as the header states, "
+                f"found one of {_picture(*shape)}"
+            )
+
+
+def _picture(width: int, height: int, components: int) -> str:
+    return f"{width} x {height} pixels and {components} component{'s' if components > 1 else ''}"
 
 
 def _refuse_surplus(path: Path, dataset: FileDataset, rows: int, columns: int) -> None:

@@ -11,6 +11,8 @@ from pydicom.dataset import Dataset
 from boneage_xai.types import Sex
 
 DAYS_PER_MONTH = 365.25 / 12
+MAX_CHRONOLOGICAL_AGE_MONTHS = 300.0
+"""It may run past skeletal maturity; beyond 25 years it is days, a filler or a typing error."""
 
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
 _MONTHS_PER_UNIT = {"D": 1 / DAYS_PER_MONTH, "W": 7 / DAYS_PER_MONTH, "M": 1.0, "Y": 12.0}
@@ -23,10 +25,25 @@ def sex_of(dataset: Dataset) -> Sex | None:
 
 
 def age_months_of(dataset: Dataset) -> float | None:
-    """Return the age that is stated, or that between birth and study, None without either."""
+    """Return the age that is stated, or that between birth and study, None without either.
+
+    An age is stated in whole units, so that 8 years may be 9 years less a day: where the dates lie
+    within that unit, they say it more exactly.
+    """
+    between = _months_between(dataset)
     stated = _AGE.fullmatch(str(dataset.get("PatientAge", "") or "").strip().upper())
-    if stated:
-        return int(stated[1]) * _MONTHS_PER_UNIT[stated[2]]
+    if stated is None:
+        return between
+    unit = _MONTHS_PER_UNIT[stated[2]]
+    months = int(stated[1]) * unit
+    # A birthday may fall a day beside what mean years and months make of it.
+    slack = 1.5 / DAYS_PER_MONTH
+    if between is not None and months - slack <= between <= months + unit + slack:
+        return between
+    return months
+
+
+def _months_between(dataset: Dataset) -> float | None:
     born, seen = _date_of(dataset.get("PatientBirthDate")), _date_of(dataset.get("StudyDate"))
     if born is None or seen is None or seen < born:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,17 +76,17 @@ def _read_text(path: Path) -> Grid:
     # Lenient, so that blanks around a quoted cell do no harm; the sentinel then shows whether a
     # quote was left open, which would silently swallow all rows behind it.
     records: list[tuple[int, tuple[str, ...]]] = []
+    lines = list(io.StringIO(f"{text}\n{_SENTINEL}\n", newline=""))
     line = 0
     try:
         delimiter = max(
             _DELIMITERS, key=lambda mark: len(next(csv.reader([first_line], delimiter=mark), []))
         )
-        reader = csv.reader(
-            io.StringIO(f"{text}\n{_SENTINEL}\n", newline=""),
-            delimiter=delimiter,
-            skipinitialspace=True,
-        )
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
         for row in reader:
+            # One that reaches the sentinel is told of below.
+            if line + 1 < reader.line_num < len(lines):
+                _refuse_stray_quote(path, lines[line : reader.line_num], line + 1, delimiter)
             line = reader.line_num
             cells = tuple(cell.strip() for cell in row)
             if any(cells):
@@ -99,6 +100,19 @@ def _read_text(path: Path) -> Grid:
     if records.pop()[1] != (_SENTINEL,):
         raise DataError(f"{path}: expected a table, found a quote that is never closed")
     return _grid(records)
+
+
+def _refuse_stray_quote(path: Path, lines: Sequence[str], first: int, delimiter: str) -> None:
+    """Refuse a record of several lines in which text follows a closing quote: two rows in one."""
+    closed = re.compile(rf'"[^\S\r\n]+(?=[{re.escape(delimiter)}\r\n]|$)')
+    record = [closed.sub('"', line) for line in lines]
+    try:
+        list(csv.reader(record, delimiter=delimiter, skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: expected a row on each line, found a quote in line {first} that is "
+            f"closed in the middle of a cell of line {first + len(lines) - 1}"
+        ) from error
 
 
 def _decode(path: Path) -> str:

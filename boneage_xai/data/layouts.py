@@ -7,12 +7,15 @@ to ``LAYOUTS``.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from boneage_xai.data.problems import Problem
 from boneage_xai.data.tables import (
     TABLE_SUFFIXES,
     LabelTable,
@@ -24,6 +27,8 @@ from boneage_xai.errors import DataError
 MAX_DEPTH = 6
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
 LABELS_FILE = "labels.json"
+LABEL_MAPS = "labels"
+"""Folder of label maps: it is no namesake of a table called like it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class ImageFolder:
     Args:
         path: the folder.
         parts: its path below the root of the index.
-        files: file name without image suffix to the names that have it.
+        files: file name without image suffix, composed (NFC), to the names that have it.
     """
 
     path: Path
@@ -86,12 +91,14 @@ class FolderIndex:
         tables: files that may be label tables.
         image_folders: folders that hold radiographs.
         region_folders: folders with a ``labels.json``, to the names of their PNG label maps.
+        unlisted: a note for each folder below the root that cannot be listed.
     """
 
     root: Path
     tables: tuple[Path, ...]
     image_folders: tuple[ImageFolder, ...]
     region_folders: Mapping[Path, frozenset[str]]
+    unlisted: tuple[Problem, ...] = ()
 
     def parts(self, path: Path) -> tuple[str, ...]:
         """Return the parts of a path below the root."""
@@ -114,6 +121,11 @@ class ImageSet:
     folders: tuple[ImageFolder, ...]
     layout: str = ""
 
+    @property
+    def n_files(self) -> int:
+        """How many files its folders hold."""
+        return sum(len(names) for folder in self.folders for names in folder.files.values())
+
 
 Layout = Callable[[FolderIndex, Sequence[LabelTable]], tuple[ImageSet, ...]]
 
@@ -128,7 +140,8 @@ def index_folder(
 ) -> FolderIndex:
     """Walk a folder once and sort its files into tables, radiographs and label maps.
 
-    Hidden files, ``__MACOSX`` and lock files of spreadsheets are passed over.
+    Hidden files, ``__MACOSX`` and lock files of spreadsheets are passed over, and links to a
+    folder around them.
 
     Args:
         root: the folder.
@@ -136,22 +149,30 @@ def index_folder(
         max_depth: how many folders deep to look.
 
     Raises:
-        DataError: a folder that cannot be listed.
+        DataError: the root cannot be listed.
     """
     tables: list[Path] = []
     image_folders: list[ImageFolder] = []
     region_folders: dict[Path, frozenset[str]] = {}
+    unlisted: list[Problem] = []
 
-    def walk(folder: Path, parts: tuple[str, ...]) -> None:
-        names, below = _list(folder)
+    def walk(folder: Path, parts: tuple[str, ...], around: frozenset[str]) -> None:
+        try:
+            names, below = _list(folder)
+        except DataError as refusal:
+            if not parts:
+                raise
+            unlisted.append(Problem("unlisted_folder", "note", str(refusal), None, folder))
+            return
+        around |= {os.path.realpath(folder)}
         # A folder of label maps holds PNG files that are no radiographs.
         if LABELS_FILE in names:
             region_folders[folder] = frozenset(n for n in names if n.lower().endswith(".png"))
             names = [name for name in names if name not in region_folders[folder]]
         files: dict[str, tuple[str, ...]] = {}
         for name in names:
-            stem = strip_image_suffix(name)
-            if stem != name:
+            stem = unicodedata.normalize("NFC", strip_image_suffix(name))
+            if stem != unicodedata.normalize("NFC", name):
                 files[stem] = (*files.get(stem, ()), name)
             elif name.lower().endswith(TABLE_SUFFIXES):
                 tables.append(folder / name)
@@ -159,11 +180,13 @@ def index_folder(
             image_folders.append(ImageFolder(folder, parts, files))
         if len(parts) < max_depth:
             for name in below:
-                if parts or only is None or only(name):
-                    walk(folder / name, (*parts, name))
+                if (parts or only is None or only(name)) and (
+                    os.path.realpath(folder / name) not in around
+                ):
+                    walk(folder / name, (*parts, name), around)
 
-    walk(root, ())
-    return FolderIndex(root, tuple(tables), tuple(image_folders), region_folders)
+    walk(root, (), frozenset())
+    return FolderIndex(root, tuple(tables), tuple(image_folders), region_folders, tuple(unlisted))
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:
@@ -175,10 +198,12 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
             for entry in entries:
                 if entry.name.startswith((".", "~$", "__MACOSX")):
                     continue
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif entry.is_file():
-                    files.append(entry.name)
+                # A link that leads to itself is neither.
+                with contextlib.suppress(OSError):
+                    if entry.is_dir():
+                        folders.append(entry.name)
+                    elif entry.is_file():
+                        files.append(entry.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot list the folder ({error.strerror})") from error
     return sorted(files), sorted(folders)
@@ -223,7 +248,7 @@ def find_kaggle(index: FolderIndex, tables: Sequence[LabelTable]) -> tuple[Image
             for folder in index.image_folders
             if len(folder.parts) > len(home)
             and _starts_with(folder.parts, home)
-            and plain_name(folder.parts[len(home)]) == namesake
+            and plain_name(folder.parts[len(home)]) == namesake != LABEL_MAPS
         )
         if folders:
             found.append(ImageSet(set_name(index, table.path), table, folders))

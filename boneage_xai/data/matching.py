@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from boneage_xai.data.dicom import dicom_header
+from boneage_xai.data.dicom_child import MAX_CHRONOLOGICAL_AGE_MONTHS
 from boneage_xai.data.layouts import (
     DICOM_SUFFIXES,
+    LABEL_MAPS,
     FolderIndex,
     ImageFolder,
     ImageSet,
     folders_named,
 )
 from boneage_xai.data.problems import Problem
-from boneage_xai.data.radiograph import IMAGE_SUFFIXES
 from boneage_xai.data.tables import LabelRow, LabelTable, strip_image_suffix
 from boneage_xai.errors import DataError
 from boneage_xai.types import Case, Sex
 
 # Where label maps of hand regions may lie, below a folder that holds a set or its images.
-REGION_FOLDERS = ("labels", "regions/labels")
+REGION_FOLDERS = (LABEL_MAPS, f"regions/{LABEL_MAPS}")
 
 
 @dataclass
@@ -47,7 +50,7 @@ def match_rows(
     """
     cases: list[Case] = []
     by_folder: dict[str, tuple[ImageFolder, ...]] = {"": image_set.folders}
-    regions = _RegionFinder(index, table.path.parent)
+    regions, outside = _RegionFinder(index, table.path.parent), _OutsideFinder()
 
     def candidates(image: str) -> list[tuple[ImageFolder, str]]:
         folder_name, _, name = image.rpartition("/")
@@ -55,7 +58,7 @@ def match_rows(
             return []
         if folder_name not in by_folder:
             by_folder[folder_name] = folders_named(index, table.path, folder_name)
-        stem = strip_image_suffix(name)
+        stem = unicodedata.normalize("NFC", strip_image_suffix(name))
         found = [(f, n) for f in by_folder[folder_name] for n in f.files.get(stem, ())]
         return [(f, n) for f, n in found if n == name] or found
 
@@ -63,8 +66,11 @@ def match_rows(
         matching.used.update((f.path, n) for f, n in candidates(image))
     for row in table.rows:
         found = candidates(row.image)
-        images = [f.path / n for f, n in found] or _outside_images(table, row)
+        images = [f.path / n for f, n in found] or outside.find(table, row)
         matching.used.update((path.parent, path.name) for path in images)
+        if len(images) > 1:
+            # A folder and a link to it hold one file under two paths.
+            images = list({os.path.realpath(image): image for image in reversed(images)}.values())
         if len(images) == 1:
             case = _case(row, images[0], regions, matching.problems)
             if case is not None:
@@ -87,15 +93,6 @@ def _is_outside(image: str) -> bool:
     return image.startswith(("/", "../")) or Path(image).is_absolute()
 
 
-def _outside_images(table: LabelTable, row: LabelRow) -> list[Path]:
-    """Return the files that a row means by a path outside the table's folder."""
-    if not _is_outside(row.image):
-        return []
-    named = os.path.normpath(table.path.parent / row.image)
-    paths = [Path(named), *(Path(named + suffix) for suffix in sorted(IMAGE_SUFFIXES))]
-    return [path for path in paths if path.is_file()]
-
-
 def _case(
     row: LabelRow, image: Path, regions: _RegionFinder, problems: list[Problem]
 ) -> Case | None:
@@ -111,7 +108,7 @@ def _case(
             problems.append(sex_disagrees(row.case_id, image, row.sex, sex))
             return None
         if chronological_age_months is None:
-            chronological_age_months = age_months
+            chronological_age_months = _possible_age(row.case_id, image, age_months, problems)
     return Case(
         case_id=row.case_id,
         image=image,
@@ -121,6 +118,20 @@ def _case(
         region_file=regions.find(row.case_id, image.parent),
         attributes=row.attributes,
     )
+
+
+def _possible_age(
+    case_id: str, image: Path, age_months: float | None, problems: list[Problem]
+) -> float | None:
+    """Return the age of a DICOM header, None with a note where no child can have it."""
+    if age_months is None or age_months <= MAX_CHRONOLOGICAL_AGE_MONTHS:
+        return age_months
+    sentence = (
+        f"{image}: case {case_id} is {age_months:.0f} months old by its DICOM header, expected "
+        f"at most {MAX_CHRONOLOGICAL_AGE_MONTHS:g}; read as unknown"
+    )
+    problems.append(Problem("impossible_age", "note", sentence, case_id, image))
+    return None
 
 
 def sex_disagrees(case_id: str, image: Path, in_table: Sex, in_file: Sex) -> Problem:
@@ -173,7 +184,9 @@ def match_headers(
                 case_id=case_id,
                 image=image,
                 sex=sex,
-                chronological_age_months=age_months,
+                chronological_age_months=_possible_age(
+                    case_id, image, age_months, matching.problems
+                ),
                 region_file=regions.find(case_id, image.parent),
             )
         )
@@ -196,14 +209,18 @@ def images_without_row(
         matching: the files that rows of ``sets`` name.
         whole_source: whether folders that no set has are reported too.
     """
+    # A row may have named the file by another way to its folder.
+    real = {folder: Path(os.path.realpath(folder)) for folder, _ in matching.used}
+    used = {(real[folder], name) for folder, name in matching.used}
     reported = {folder.path for image_set in kept for folder in image_set.folders}
     owned = {folder.path for image_set in sets for folder in image_set.folders}
     for folder in index.image_folders:
+        place = Path(os.path.realpath(folder.path))
         spare = [
             (stem, name)
             for stem, names in folder.files.items()
             for name in names
-            if (folder.path, name) not in matching.used
+            if (place, name) not in used
         ]
         if not spare:
             continue
@@ -215,6 +232,30 @@ def images_without_row(
             images = "1 image" if len(spare) == 1 else f"{len(spare)} images"
             sentence = f"{folder.path}: no label table belongs to the {images} in this folder"
             yield Problem("image_without_row", "note", sentence, None, folder.path)
+
+
+class _OutsideFinder:
+    """Finds the files that rows mean by paths outside the table's folder; lists a folder once."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, table: LabelTable, row: LabelRow) -> list[Path]:
+        """Return the file of the name, else all that have it but for another image suffix."""
+        if not _is_outside(row.image):
+            return []
+        named = Path(os.path.normpath(table.path.parent / row.image))
+        if named.is_file():
+            return [named]
+        if named.parent not in self._names:
+            stems: dict[str, list[str]] = defaultdict(list)
+            with contextlib.suppress(OSError):
+                for name in sorted(os.listdir(named.parent)):
+                    if (stem := strip_image_suffix(name)) != name:
+                        stems[stem].append(name)
+            self._names[named.parent] = stems
+        stem = strip_image_suffix(named.name)
+        return [named.parent / name for name in self._names[named.parent].get(stem, ())]
 
 
 class _RegionFinder:

@@ -28,6 +28,7 @@ PROBLEM_KINDS: dict[str, str] = {
     "empty_table": "a label table with a header and no rows",
     "image_without_row": "radiographs that no row of a label table names",
     "spare_table": "a label table whose radiographs belong to a published set beside it",
+    "unlisted_folder": "a folder that cannot be listed",
     "unrecognised_table": "a table beside the data that is no label table",
 }
 

@@ -33,6 +33,9 @@ MAX_PIXELS = 50_000_000
 # Finding each page of a TIFF takes time, and there may be any number.
 _MOST_PAGES_COUNTED = 100
 _HEAD_BYTES = 132
+_TIFF_BITS = 258
+_TIFF_PLANES = 284
+_TIFF_PLANES_APART = 2
 _TIFF_PHOTOMETRIC = 262
 _TIFF_WHITE_IS_ZERO = 0
 
@@ -156,12 +159,13 @@ def _describe(head: bytes) -> str:
 def _read_raster(path: Path, file_format: str, *, content: bytes | None = None) -> FloatImage:
     """Decode a file, or its content where that is at hand."""
     try:
-        # Pillow remarks on odd metadata; what matters of it is checked here.
+        # An open file, not its name: Pillow would map uncompressed TIFFs that it opens by name into
+        # memory in the shape that they have after rotation. It also remarks on odd metadata; what
+        # matters of it is checked here.
         with (
             warnings.catch_warnings(action="ignore"),
-            Image.open(
-                path if content is None else io.BytesIO(content), formats=[file_format]
-            ) as image,
+            path.open("rb") if content is None else io.BytesIO(content) as file,
+            Image.open(file, formats=[file_format]) as image,
         ):
             _refuse_by_header(path, image, file_format)
             white_is_zero = _is_unhandled_white_is_zero(image)
@@ -193,6 +197,9 @@ def _refuse_by_header(path: Path, image: Image.Image, file_format: str) -> None:
         raise DataError(
             f"{path}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, found {width} x {height}"
         )
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_TIFF_PLANES) == _TIFF_PLANES_APART and max(tags.get(_TIFF_BITS, (8,))) > 8:
+        raise DataError(f"{path}: expected colours pixel by pixel, found deep planes of one each")
     # A JPEG of several pictures (MPO) holds previews beside the first, which is the radiograph.
     frames = _count_pages(image) if file_format != "JPEG" else 1
     if frames > 1:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from boneage_xai.data.dicom_child import MAX_CHRONOLOGICAL_AGE_MONTHS
 from boneage_xai.data.grids import Grid, read_grids
 from boneage_xai.data.label_checks import label_suspicions
 from boneage_xai.data.problems import Problem
@@ -19,8 +20,6 @@ from boneage_xai.types import Sex
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
 
 MAX_BONE_AGE_MONTHS = 240.0
-# Chronological age may run past skeletal maturity; beyond 25 years it is days or a typing error.
-MAX_CHRONOLOGICAL_AGE_MONTHS = 300.0
 
 # Role to the headers known for it, in the form that ``normalise_header`` gives.
 KNOWN_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -75,6 +74,7 @@ class LabelTable:
         problems: one per row that is not among ``rows``.
         refused_images: the images that rows with problems name, so that these are not taken
             for images without a row.
+        n_rows: rows behind the header, sound or not.
     """
 
     path: Path
@@ -82,6 +82,7 @@ class LabelTable:
     rows: tuple[LabelRow, ...]
     problems: tuple[Problem, ...]
     refused_images: tuple[str, ...]
+    n_rows: int
 
 
 def read_label_table(path: Path, columns: Mapping[str, str] | None = None) -> LabelTable:
@@ -264,6 +265,7 @@ def _read_rows(path: Path, grid: Grid, positions: Mapping[str, int]) -> LabelTab
         rows=sound,
         problems=tuple(problems),
         refused_images=tuple(refused),
+        n_rows=len(grid.records),
     )
 
 

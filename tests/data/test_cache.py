@@ -102,6 +102,23 @@ def test_settings_and_source_make_the_key(tmp_path: Path) -> None:
     assert_holds(changed, cohort)
 
 
+def test_data_sets_that_agree_in_all_but_their_bytes_have_caches_of_their_own(
+    tmp_path: Path,
+) -> None:
+    cohorts = []
+    for name, grey in (("a", 40), ("b", 200)):
+        image = tmp_path / name / "1.tif"
+        image.parent.mkdir()
+        Image.new("L", (64, 64), grey).save(image)
+        os.utime(image, ns=(1, 1))
+        cohorts.append(Cohort("made-up", (Case("1", image, Sex.MALE),)))
+    assert source_fingerprint(cohorts[0]) == source_fingerprint(cohorts[1])
+    settings = PreprocessSettings(size_px=16, stretch_percentiles=(0, 100))
+    one, other = (open_cache(cohort, settings, tmp_path / "cache", 1) for cohort in cohorts)
+    assert one.path != other.path
+    assert_holds(other, cohorts[1])
+
+
 def test_a_moved_source_keeps_its_fingerprint(tmp_path: Path) -> None:
     cohort = make_cohort(tmp_path / "a")
     before = source_fingerprint(cohort)

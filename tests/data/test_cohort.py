@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from boneage_xai.data.cohort import (
 from boneage_xai.data.repeats import repeated_images
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.types import Case, Cohort, Sex
+from source_folders import make_unlistable
 
 
 def write_png(path: Path, width: int = 4, height: int = 6) -> Path:
@@ -143,7 +146,7 @@ def test_table_that_is_no_label_table_is_a_note(tmp_path: Path) -> None:
     assert "'case_id', 'split'" in problem.message
 
 
-def test_every_problem_kind_is_documented(tmp_path: Path) -> None:
+def test_every_problem_kind_is_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(
         tmp_path,
         ["1,1,F", "1,1,F", "2,,F", "3,x,F", "4,1,?", "5,1", ",1,F", "6,1,F", "7,1,F"],
@@ -160,6 +163,8 @@ def test_every_problem_kind_is_documented(tmp_path: Path) -> None:
     write_set(
         tmp_path / "y", [f"{i},9.5,F" for i in range(20, 25)], [f"{i}.png" for i in range(20, 25)]
     )
+    (tmp_path / "lost").mkdir()
+    make_unlistable(monkeypatch, "lost")
     found = Counter(problem.kind for problem in read_source(tmp_path).problems)
     twice = repeated_images({"y": {"20": "a", "21": "a"}})
     assert found + Counter(problem.kind for problem in twice) == Counter(list(PROBLEM_KINDS))
@@ -373,3 +378,16 @@ def test_every_row_becomes_a_case_or_a_problem(
     # The row x/6 looks for its image in the folder x, so that 6.png beside the table is spare.
     named = {stem for stem in stems if stem != "6"}
     assert noted == {str(number) for number in present} - named
+
+
+def test_a_script_without_a_main_guard_can_inspect_its_images(tmp_path: Path) -> None:
+    write_set(tmp_path, ["1,1,F", "2,1,F"], ["1.png", "2.png"])
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from boneage_xai.data.cohort import inspect_images, read_source\n"
+        f"cohort = read_source(Path({str(tmp_path)!r})).cohorts[0]\n"
+        "print('seen', len(inspect_images(cohort, workers=2).digests))\n"
+    )
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert (run.stdout, run.returncode) == ("seen 2\n", 0)

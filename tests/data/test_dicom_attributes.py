@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from boneage_xai.data.cohort import read_source
 from boneage_xai.data.dicom import dicom_header, read_dicom
 from boneage_xai.types import Sex
 from dicom_files import dataset, written
@@ -57,6 +58,16 @@ def test_sex_is_never_guessed(tmp_path: Path, stated: str | None, sex: Sex | Non
         ({"PatientAge": "about ten"}, None),
         ({"PatientBirthDate": "20000101", "StudyDate": "20100101"}, 3653 * 12 / 365.25),
         ({"PatientAge": "", "PatientBirthDate": "20000101", "StudyDate": "20000101"}, 0),
+        # Whole years, by dates that say it better, and by others that contradict them.
+        (
+            {"PatientAge": "008Y", "PatientBirthDate": "20100101", "StudyDate": "20181220"},
+            3275 * 12 / 365.25,
+        ),
+        (
+            {"PatientAge": "009Y", "PatientBirthDate": "20100101", "StudyDate": "20190101"},
+            3287 * 12 / 365.25,
+        ),
+        ({"PatientAge": "008Y", "PatientBirthDate": "19000101", "StudyDate": "20181220"}, 96),
         ({"PatientBirthDate": "20000101"}, None),
         ({"PatientBirthDate": "20110101", "StudyDate": "20100101"}, None),
         ({"PatientBirthDate": "20001301", "StudyDate": "20100101"}, None),
@@ -68,6 +79,20 @@ def test_age(tmp_path: Path, elements: dict[str, str], months: float | None) -> 
     expected = None if months is None else pytest.approx(months)
     assert read_dicom(path).chronological_age_months == expected
     assert dicom_header(path)[1] == expected
+
+
+def test_an_impossible_age_is_unknown_with_a_note(tmp_path: Path) -> None:
+    elements = {"PatientSex": "F", "PatientBirthDate": "19000101", "StudyDate": "20181220"}
+    path = written(tmp_path / "1.dcm", dataset(**elements))
+    assert read_dicom(path).chronological_age_months is None
+    for table in (False, True):
+        if table:
+            (tmp_path / "t.csv").write_text("id,sex\n1,F\n")
+        reading = read_source(tmp_path)
+        assert reading.cohorts[0].cases[0].chronological_age_months is None
+        (problem,) = reading.problems
+        assert (problem.kind, problem.severity) == ("impossible_age", "note")
+        assert "is 1428 months old by its DICOM header, expected at most 300" in problem.message
 
 
 def test_header_reads_no_pixels(tmp_path: Path) -> None:

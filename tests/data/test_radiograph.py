@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from boneage_xai.data import radiograph as module
@@ -127,6 +128,40 @@ def test_exif_orientation_is_honoured(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_allclose(
         read_radiograph(tmp_path / f"a{suffix}").pixels, upright / 255, atol=0.1
     )
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_orientation_of_a_tiff_is_honoured(
+    tmp_path: Path, orientation: int, compression: str, bits: int
+) -> None:
+    kind = np.uint8 if bits == 8 else np.uint16
+    stored = np.random.default_rng(5).integers(0, 2**bits, (32, 16)).astype(kind)
+    image = Image.fromarray(stored)
+    image.save(tmp_path / "a.tif", compression=compression, tiffinfo={0x0112: orientation})
+    turned = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.T,
+        6: np.rot90(stored, -1),
+        7: np.rot90(stored.T, 2),
+        8: np.rot90(stored),
+    }[orientation]
+    content = (tmp_path / "a.tif").read_bytes()
+    for read in (read_radiograph(tmp_path / "a.tif"), decode_radiograph(content)):
+        np.testing.assert_allclose(read.pixels, turned / (2**bits - 1), atol=1e-6)
+
+
+def test_deep_colours_in_planes_are_refused(tmp_path: Path) -> None:
+    planes = np.random.default_rng(0).integers(0, 2**16, (3, 20, 30)).astype(np.uint16)
+    tifffile.imwrite(
+        tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate", metadata=None
+    )
+    with pytest.raises(DataError, match="expected colours pixel by pixel, found deep planes"):
+        read_radiograph(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a", "a.dcm", "a.txt"])

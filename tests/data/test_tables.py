@@ -156,6 +156,11 @@ def test_wrong_columns_are_refused(
         pytest.param(b"\xff\xfei\0d", "expected a text table in UTF-16", id="cut utf-16"),
         pytest.param(b"i\0d\0,\0", "found a binary file", id="utf-16 without mark"),
         pytest.param(b'id,sex\n1,"M\n2,F\n3,F\n', "a quote that is never closed", id="open quote"),
+        pytest.param(
+            b'id,sex,note\n1,M,"R marker\n2,F,ok\n3,F,"ok again\n4,F,ok\n',
+            "a quote in line 2 that is closed in the middle of a cell of line 4",
+            id="two stray quotes",
+        ),
     ],
 )
 def test_unreadable_tables_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -360,3 +365,12 @@ def test_columns_without_a_role_are_kept_as_text(tmp_path: Path) -> None:
     assert [dict(row.attributes) for row in rows] == [{"Site": "north"}, {"Site": ""}]
     plain = read_label_table(write(tmp_path, "id,sex\n1,F\n")).rows
     assert dict(plain[0].attributes) == {}
+
+
+def test_cells_of_several_lines_are_kept(tmp_path: Path) -> None:
+    content = b'id,sex,note\n1,M,"two\r\nlines, ""quoted"" " \n2,F,"L" marker\n3,F,\n'
+    table = read_label_table(write(tmp_path, content))
+    assert [row.case_id for row in table.rows] == ["1", "2", "3"]
+    assert table.rows[0].attributes["note"] == 'two\r\nlines, "quoted"'
+    assert table.rows[1].attributes["note"] == "L marker"
+    assert table.n_rows == 3
