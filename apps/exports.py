@@ -86,6 +86,7 @@ def export_onnx(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="ONNX file to write.")],
     run: RunArgument = None,
     card: CardOption = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite FILE.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a network as ONNX, if ONNX Runtime then predicts the same within 0.01 month.
@@ -97,6 +98,8 @@ def export_onnx(
     """
     from boneage_xai.export.onnx_network import export_onnx as write
 
+    if out.exists() and not replace:
+        raise ConfigError(f"{out}: expected a new file, found one; --replace overwrites it")
     made = write(one_model(run, card), out)
     if as_json:
         say_json(asdict(made))

@@ -49,11 +49,20 @@ ARCHIVE_ERRORS = (
 """What reading a damaged ZIP archive may raise, one by one."""
 
 
+# Only setting it tells it, which is not to happen while other threads write.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
+
 @contextmanager
-def staged_file(path: Path) -> Iterator[Path]:
+def staged_file(path: Path, mode: int = 0o666 & ~_UMASK) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block succeeds.
 
     The temporary name keeps the suffix of ``path``, for writers that choose by suffix.
+
+    Args:
+        path: the file.
+        mode: its permissions; those that the process gives new files, unless others are asked for.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
@@ -61,7 +70,7 @@ def staged_file(path: Path) -> Iterator[Path]:
     staged = Path(name)
     try:
         yield staged
-        staged.chmod(0o644)
+        staged.chmod(mode)
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)
@@ -80,7 +89,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
     staged = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield staged
-        staged.chmod(0o755)
+        staged.chmod(0o777 & ~_UMASK)
         try:
             staged.rename(path)
         except OSError as error:

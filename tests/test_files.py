@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +138,28 @@ def test_a_second_name_outlives_what_has_the_first(tmp_path: Path) -> None:
     write_durably(first, b"two")
     assert (first.read_bytes(), second.read_bytes()) == (b"two", b"one")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_the_permissions_are_those_of_the_process(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from boneage_xai.files import staged_file, staged_folder, write_text\n"
+        "root = Path(sys.argv[1])\n"
+        "write_text(root / 'plain', '')\n"
+        "with staged_file(root / 'mine', mode=0o600) as staged: staged.write_text('')\n"
+        "with staged_folder(root / 'folder') as staged: pass\n"
+        "for name in ('plain', 'mine', 'folder'):\n"
+        "    print(oct((root / name).stat().st_mode & 0o777))\n"
+    )
+    for umask, expected in ((0o022, "0o644 0o600 0o755"), (0o077, "0o600 0o600 0o700")):
+        folder = tmp_path / oct(umask)
+        folder.mkdir()
+        run = subprocess.run(
+            [sys.executable, "-c", script, str(folder)],
+            capture_output=True,
+            text=True,
+            check=True,
+            umask=umask,
+        )
+        assert run.stdout.split() == expected.split()

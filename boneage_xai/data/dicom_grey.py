@@ -35,8 +35,8 @@ def grey(dataset: FileDataset) -> FloatImage:
         ValueError: values, tables or windows that the standard does not allow, or a photometric
             interpretation that is not supported; pydicom raises others on damaged pixels.
     """
-    # Unused bits of unsigned pixels are 0, else the header lies about the bits; pydicom would
-    # clear them. Signed ones need it to extend the sign.
+    # Unused bits of unsigned pixels are 0, else the header lies about the bits, or an overlay hides
+    # there; pydicom would clear them. Signed ones need it to extend the sign.
     stored, _ = stored_values(dataset, correct_unused_bits=_is_signed(dataset))
     # In strips of rows: in float64 a whole film would take gigabytes.
     n_rows = max(1, _STRIP_PIXELS // max(1, stored.shape[1]))
@@ -52,6 +52,7 @@ def _grey_strip(stored: npt.NDArray[Any], dataset: FileDataset) -> FloatImage:
         stored = apply_color_lut(stored, dataset)
         return _luminance(stored, float(np.iinfo(stored.dtype).max))
     if stored.ndim == 3:
+        _refuse_unused_bits(stored, dataset)
         return _luminance(stored, float(2 ** int(dataset.BitsStored) - 1))
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"photometric interpretation {photometric} is not supported")

@@ -88,7 +88,7 @@ def export_analysis(
     """
     chosen, names = attributed_cases(folder, cohort, methods=methods, case_ids=case_ids)
     write = WRITERS[file_format](folder, [cohort[case_id] for case_id in chosen], names)
-    stems = safe_file_names(chosen)
+    stems = safe_file_names(chosen, [*names, "regions"], reserved=[Path(INDEX_FILE).stem])
     cases: dict[str, Any] = {}
     index: dict[str, Any] = {
         "format": file_format,

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-from pydicom.datadict import dictionary_has_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.tag import BaseTag
 
 Action = Literal["X", "Z", "D", "U", "U*", "K"]
@@ -68,12 +68,13 @@ def action_on(
     Returns:
         Where the table leaves a choice, the action that no type of object forbids (a dummy before
         an empty value before removal; for sequences the reverse, but for the UIDs of images). X for
-        private elements, curves, overlays, group lengths and whatever the dictionary does not know;
-        K for any other attribute that the table does not name.
+        private elements, curves, overlays, group lengths, whatever the dictionary does not know,
+        and names of persons that the table does not name; U for UIDs of instances that it does not
+        name; K for any other attribute.
 
     Source:
         DICOM PS3.15 2026c, Table E.1-1. It departs from the table in removing overlays and curves
-        whole and unknown elements at all.
+        whole, unknown elements at all and further names, and in replacing further UIDs.
     """
     rule = profile().get(int(tag))
     if rule is not None:
@@ -83,4 +84,8 @@ def action_on(
         return rule.actions[0] if is_sequence and last != "U*" else last
     if tag.is_private or tag.element == 0 or tag.group >> 8 in (_CURVES, _OVERLAYS):
         return "X"
-    return "K" if dictionary_has_tag(tag) else "X"
+    if not dictionary_has_tag(tag):
+        return "X"
+    if dictionary_VR(tag) == "PN":
+        return "X"
+    return "U" if "Instance" in keyword_for_tag(tag) and dictionary_VR(tag) == "UI" else "K"

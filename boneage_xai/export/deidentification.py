@@ -13,6 +13,7 @@ import uuid
 from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
@@ -113,7 +114,7 @@ def deidentify(
     _clean(made, pseudonyms, keep_patient_characteristics)
     # Nothing but data elements belongs here; what stands for the file itself is written by pydicom.
     for tag in set(made.keys()):
-        if tag.group < 8 or tag > _PIXEL_DATA:
+        if tag.group < 8 or (tag.group >= _PIXEL_DATA >> 16 and tag != _PIXEL_DATA):
             del made[tag]
     made.PatientID = patient
     if keep_patient_characteristics and age_months_of(made) is None and age_months is not None:
@@ -182,11 +183,22 @@ def _store_pixels_anew(dataset: FileDataset) -> None:
     n_bytes = (n_bits * int(dataset.BitsAllocated) + 7) // 8
     if dataset.PhotometricInterpretation == "YBR_FULL_422":
         n_bytes = n_bytes // 3 * 2
-    pixels = bytes(dataset.PixelData[:n_bytes])
+    pixels = _without_unused_bits(dataset, bytes(dataset.PixelData[:n_bytes]))
     representation = "OB" if int(dataset.BitsAllocated) <= 8 else "OW"
     dataset[_PIXEL_DATA] = DataElement(
         _PIXEL_DATA, representation, pixels + b"\0" * (len(pixels) % 2)
     )
+
+
+def _without_unused_bits(dataset: FileDataset, pixels: bytes) -> bytes:
+    """Clear the bits above those stored, where overlays hide; signed values fill them by sign."""
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    if not 8 <= stored < allocated:
+        return pixels
+    kind = "i" if int(dataset.get("PixelRepresentation", 0) or 0) == 1 else "u"
+    values = np.frombuffer(pixels, dtype=f"<{kind}{allocated // 8}")
+    unused = allocated - stored
+    return ((values << unused) >> unused).astype(values.dtype).tobytes()
 
 
 def _state_what_was_done(dataset: Dataset, keep_patient_characteristics: bool) -> None:

@@ -18,7 +18,7 @@ from pydicom.dataset import FileDataset
 from boneage_xai.data.dicom import READ_ERRORS, dicom_dataset, is_dicom, read_dicom
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.export.deidentification import Pseudonyms, deidentify
-from boneage_xai.files import staged_folder, write_table
+from boneage_xai.files import staged_file, staged_folder
 
 SHORTEST_KEY_BYTES = 16
 """Shorter keys could be tried one by one."""
@@ -200,5 +200,5 @@ def _burned_in(dataset: FileDataset) -> BurnedIn:
 
 def _write_mapping(mapping: Path, copies: Mapping[PurePath, str]) -> None:
     rows = [{"source": below.as_posix(), "copy": name} for below, name in copies.items()]
-    write_table(mapping, pd.DataFrame(rows))
-    mapping.chmod(0o600)
+    with staged_file(mapping, mode=0o600) as staged:
+        pd.DataFrame(rows).to_csv(staged, index=False)

@@ -116,6 +116,7 @@ class DicomWriter:
                     source,
                     on_source(method, values, exported.source_map),
                     method,
+                    pixel_spacing_mm=exported.radiograph.pixel_spacing_mm,
                     baseline=_text(row.get("baseline")) or self._baseline,
                     series_uid=series,
                     instance_number=number,
@@ -143,6 +144,7 @@ def parametric_map(
     months: npt.NDArray[np.float32],
     method: str,
     *,
+    pixel_spacing_mm: tuple[float, float] | None,
     baseline: str,
     series_uid: str,
     instance_number: int,
@@ -154,6 +156,8 @@ def parametric_map(
         source: the source image, with the elements that derived objects repeat.
         months: (H, W) per source pixel.
         method: name of the attribution method.
+        pixel_spacing_mm: between rows and between columns in the plane of the hand, None where
+            nobody knows; it is 1 mm then.
         baseline: what the map is measured against, empty where it has none.
         series_uid: series that the map belongs to.
         instance_number: within the series.
@@ -192,7 +196,7 @@ def parametric_map(
         voi_lut_function="LINEAR_EXACT",
     )
     made: FileDataset = ParametricMap(
-        [_in_a_frame_of_reference(source)],
+        [_in_a_frame_of_reference(source, pixel_spacing_mm or (1.0, 1.0))],
         months,
         series_instance_uid=series_uid,
         series_number=_MAP_SERIES,
@@ -215,7 +219,7 @@ def parametric_map(
     return made
 
 
-def _in_a_frame_of_reference(source: Dataset) -> Dataset:
+def _in_a_frame_of_reference(source: Dataset, pixel_spacing_mm: tuple[float, float]) -> Dataset:
     """Return the source where it has a place in space, else a copy that has one of its own.
 
     A Parametric Map must have one, and most radiographs do not: the copy's image plane is its frame
@@ -233,7 +237,7 @@ def _in_a_frame_of_reference(source: Dataset) -> Dataset:
     placed.ImagePositionPatient = [0.0, 0.0, 0.0]
     placed.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     if not source.get("PixelSpacing"):
-        placed.PixelSpacing = [1.0, 1.0]
+        placed.PixelSpacing = [float(f"{spacing:.10g}") for spacing in pixel_spacing_mm]
     return placed
 
 

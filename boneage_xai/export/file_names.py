@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LONGEST = 80
 _HARMLESS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -13,11 +13,15 @@ _HARMLESS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 
 
-def safe_file_names(names: Iterable[str]) -> dict[str, str]:
+def safe_file_names(
+    names: Iterable[str], endings: Sequence[str] = (), reserved: Sequence[str] = ()
+) -> dict[str, str]:
     """Give each of several names a file name without suffix that no other of them has.
 
     Args:
         names: case ids or layers, unique.
+        endings: what is also put behind them, with ``_`` between; no two of these names are alike.
+        reserved: names that are taken.
 
     Returns:
         By name: itself where it is 1 to 80 ASCII letters, digits, ``_``, ``.`` and ``-`` with no
@@ -25,9 +29,16 @@ def safe_file_names(names: Iterable[str]) -> dict[str, str]:
         case; else what is left of it, with a hash of the whole.
     """
     names = list(names)
-    alike = Counter(name.casefold() for name in names)
+
+    def forms(name: str) -> list[str]:
+        return [name.casefold(), *(f"{name}_{ending}".casefold() for ending in endings)]
+
+    taken = Counter(form for name in names for form in forms(name))
+    taken.update(name.casefold() for name in reserved)
     return {
-        name: name if _is_harmless(name) and alike[name.casefold()] == 1 else _hashed(name)
+        name: name
+        if _is_harmless(name) and all(taken[form] == 1 for form in forms(name))
+        else _hashed(name)
         for name in names
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from boneage_xai.analysis.stress import summarise_stress
-from boneage_xai.errors import ReportError
+from boneage_xai.errors import ReportError, one_clause
 from boneage_xai.figures.style import SEX_NAMES
 from boneage_xai.models.checkpoint import RunManifest, read_manifest
 from boneage_xai.store import AnalysisFolder
@@ -66,13 +66,19 @@ def hub_card(run: Path, analysis: Path | None = None) -> str:
             f"that of model {folder.manifest['run'].get('model_id')}"
         )
     metrics = folder.metrics() if folder is not None and "evaluate" in _steps(folder) else None
-    sections = [
-        _front_matter(manifest, folder, metrics),
-        *_opening(manifest),
-        *_training(manifest),
-        *_errors(manifest, folder, metrics),
-        *_limitations(folder, metrics),
-    ]
+    try:
+        sections = [
+            _front_matter(manifest, folder, metrics),
+            *_opening(manifest),
+            *_training(manifest),
+            *_errors(manifest, folder, metrics),
+            *_limitations(folder, metrics),
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ReportError(
+            f"{analysis}: expected in its JSON what this toolkit writes, found another form "
+            f"({one_clause(error)})"
+        ) from error
     return "\n".join(sections) + "\n"
 
 
@@ -84,6 +90,10 @@ def _steps(folder: AnalysisFolder) -> Mapping[str, Any]:
     return dict(folder.manifest["steps"])
 
 
+def _has_seen_them(folder: AnalysisFolder) -> bool:
+    return folder.manifest["data"].get("split") in ("train", "all")
+
+
 def _front_matter(
     manifest: RunManifest, folder: AnalysisFolder | None, metrics: Mapping[str, Any] | None
 ) -> str:
@@ -92,7 +102,8 @@ def _front_matter(
         "tags": ["bone-age", "hand-radiograph", "medical-imaging", "regression", "research-only"],
         "license": None,
     }
-    if folder is not None and metrics is not None:
+    # A leaderboard would take errors on children that the network has seen for those of a test.
+    if folder is not None and metrics is not None and not _has_seen_them(folder):
         data = folder.manifest["data"]
         confidence = metrics["settings"]["confidence"]
         content["model-index"] = [
@@ -230,6 +241,18 @@ def _errors(
         f"intervals:{corrected}"
     )
     yield ""
+    if _has_seen_them(folder):
+        yield (
+            "**The network was trained on cases among these**, so that these errors are likely to "
+            "be smaller than on children it has not seen."
+        )
+        yield ""
+    elif chosen_by := detail.get("n_validation"):
+        yield (
+            f"{chosen_by:,} of these cases chose the best epoch, so that errors on them come out "
+            "a little too small."
+        )
+        yield ""
     yield "| | cases | MAE, months | RMSE, months | bias, months | within 12 months |"
     yield "|---|---|---|---|---|---|"
     yield _row("this network", metrics["overall"])

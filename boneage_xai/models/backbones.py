@@ -8,7 +8,7 @@ the RGB network computes on the grey image repeated three times.
 
 from __future__ import annotations
 
-import pickle
+import re
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -25,10 +25,14 @@ from torchvision.models import WeightsEnum
 from boneage_xai.errors import CheckpointError, ConfigError
 
 IMAGENET_NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# torchvision feeds these two networks (x - 0.5) / 0.5 through their ``transform_input``.
+# torchvision feeds the two Inceptions (x - 0.5) / 0.5 through their ``transform_input``; the
+# weights of the third were published with it.
 INCEPTION_NORMALISATION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _INCEPTIONS = ("inception_v3", "googlenet")
+_CENTRED = (*_INCEPTIONS, "efficientnet_v2_l")
 _WITHOUT_FEATURE_MAP = ("vit_", "swin", "maxvit")
+# Their tensors alone do not say which of two stems they belong to.
+_VERSIONED = ("mnasnet",)
 # What is left of a classifier (ConvNeXt keeps a norm there) belongs to the last block.
 _CONTAINERS = ("features", "trunk_output", "layers", "classifier")
 _POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
@@ -87,7 +91,7 @@ def backbone_names() -> list[str]:
     return [
         name
         for name in torchvision.models.list_models(module=torchvision.models)
-        if not name.startswith(_WITHOUT_FEATURE_MAP)
+        if not name.startswith((*_WITHOUT_FEATURE_MAP, *_VERSIONED))
     ]
 
 
@@ -172,6 +176,11 @@ def feature_children(backbone: nn.Module) -> list[tuple[nn.Module, str, nn.Modul
     return children
 
 
+def normalisation_of(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return mean and standard deviation per channel that a network's published weights expect."""
+    return INCEPTION_NORMALISATION if name in _CENTRED else IMAGENET_NORMALISATION
+
+
 def _fold_stem(network: nn.Module, name: str, *, normalised: bool) -> None:
     path, rgb = next(
         (path, module)
@@ -179,8 +188,7 @@ def _fold_stem(network: nn.Module, name: str, *, normalised: bool) -> None:
         if isinstance(module, nn.Conv2d) and module.in_channels == 3
     )
     if normalised:
-        normalisation = INCEPTION_NORMALISATION if name in _INCEPTIONS else IMAGENET_NORMALISATION
-        stem: nn.Conv2d = GreyStem.fold(rgb, *normalisation)
+        stem: nn.Conv2d = GreyStem.fold(rgb, *normalisation_of(name))
     else:
         stem = nn.Conv2d(1, rgb.out_channels, **_geometry(rgb))
         with torch.no_grad():
@@ -212,6 +220,9 @@ def _load_weights(network: nn.Module, name: str, weights: str) -> None:
     expected = network.state_dict()
     state = {key: value for key, value in state.items() if not key.startswith("AuxLogits")}
     state = {key: value for key, value in state.items() if not key.startswith(("aux1", "aux2"))}
+    if name.startswith("densenet"):
+        # Published before torchvision took the dots out of these names.
+        state = {re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", key): state[key] for key in state}
     misfits = sorted(
         [key for key in expected.keys() - state.keys() if not key.endswith("num_batches_tracked")]
         + list(state.keys() - expected.keys())
@@ -265,7 +276,8 @@ def read_state_dict(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"weights {path}: not a readable state dict ({error})") from error
-    except pickle.UnpicklingError as error:
+    except Exception as error:
+        # An UnpicklingError, or whatever the restricted unpickler meets in a file of another kind.
         raise CheckpointError(
             f"weights {path}: expected tensors alone, found something damaged or that only loads "
             "by executing code, which is refused"

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boneage_xai.data.preprocess import PreprocessSettings
 from boneage_xai.errors import CheckpointError, ConfigError, first_problem
-from boneage_xai.files import read_json, write_json
+from boneage_xai.files import read_json, staged_folder, write_json
 from boneage_xai.models.averaged import AveragedNetwork, Views
 from boneage_xai.models.checkpoint import (
     MANIFEST_FILE,
@@ -25,6 +25,7 @@ from boneage_xai.models.checkpoint import (
     TrainedRun,
     library_versions,
     load_run,
+    read_splits,
 )
 
 ENSEMBLE_FILE = "ensemble.json"
@@ -159,18 +160,21 @@ def write_ensemble(
             )
         if member.model_id in [other.model_id for other in members[:earlier]]:
             raise ConfigError(f"{member.path}: expected different runs, found one of them twice")
-    for number, member in enumerate(members):
-        folder = out / _MEMBERS / str(number)
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in (WEIGHTS_FILE, SPLITS_FILE, MANIFEST_FILE):
-            shutil.copyfile(member.path / file, folder / file)
+        read_splits(member)
     manifest = EnsembleManifest(
         name=name or " + ".join(dict.fromkeys(member.name for member in members)),
         members=tuple(member.model_id for member in members),
         views=views,
     )
-    # The folder is complete once this is there.
-    write_json(out / ENSEMBLE_FILE, manifest.model_dump(mode="json"))
+    if out.exists():
+        out.rmdir()
+    with staged_folder(out) as staged:
+        for number, member in enumerate(members):
+            folder = staged / _MEMBERS / str(number)
+            folder.mkdir(parents=True)
+            for file in (WEIGHTS_FILE, SPLITS_FILE, MANIFEST_FILE):
+                shutil.copyfile(member.path / file, folder / file)
+        write_json(staged / ENSEMBLE_FILE, manifest.model_dump(mode="json"))
     return load_ensemble(out)
 
 

@@ -296,7 +296,8 @@ def _load_weights(network: nn.Module, card: ModelCard, file: Path, where: str) -
         )
     try:
         network.load_state_dict({key.removeprefix(prefix): t for key, t in state.items()})
-    except RuntimeError as error:
+    except Exception as error:
+        # The network is someone else's, and may have its own way to load.
         clauses = [line.strip() for line in str(error).splitlines()]
         raise CheckpointError(
             f"{where}: {file}: does not fit the factory's network ({' '.join(clauses)[:300]})"

@@ -99,7 +99,9 @@ def test_onnx(cli: Run, sex_run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "largest difference from the network over 24 predictions" in printed
     assert len(printed.splitlines()) == 1
     assert out.is_file()
-    assert cli("export-onnx", tmp_path, "--out", out) == 2
+    assert cli("export-onnx", sex_run, "--out", out) == 2
+    assert "--replace overwrites it" in capsys.readouterr().err
+    assert cli("export-onnx", tmp_path, "--out", out, "--replace") == 2
     assert "expected a finished run" in capsys.readouterr().err
 
 

@@ -26,6 +26,7 @@ from pydicom.uid import (
 )
 
 from boneage_xai.data.dicom import dicom_header, read_dicom
+from boneage_xai.errors import DataError
 from boneage_xai.export.confidentiality_profile import action_on, profile
 from boneage_xai.export.deidentified_files import deidentify_files
 from boneage_xai.types import Sex
@@ -346,3 +347,34 @@ def test_the_validator_finds_no_error_that_the_source_had_not(tmp_path: Path) ->
         made = deidentify_files(file, out, keep_patient_characteristics=keep)
         (name,) = made.copies.values()
         assert set(_errors(out / name)) - before == set()
+
+
+def test_an_overlay_in_unused_bits_does_not_stay(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    values = rng.integers(-(2**11), 2**11, (40, 30)).astype(np.int16)
+    marked = (values & 0x0FFF) | (rng.integers(0, 2, values.shape) << 12).astype(np.int16)
+    source = written(tmp_path / "hand.dcm", dataset(marked, bits=12))
+    (made,) = copied(source, tmp_path / "out").values()
+    stored = np.frombuffer(made.PixelData, dtype=np.int16).reshape(values.shape)
+    np.testing.assert_array_equal(stored, values)
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (40, 30, 3)])
+def test_unused_bits_of_unsigned_pixels_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    pixels = np.full(shape, 100, dtype=np.uint16)
+    pixels[3, 4] |= 1 << 12
+    elements = {"PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    ds = dataset(pixels, bits=8, **(elements if len(shape) == 3 else {}))
+    with pytest.raises(DataError, match="which 8 bits stored cannot hold"):
+        deidentify_files(written(tmp_path / "hand.dcm", ds), tmp_path / "out")
+
+
+def test_names_and_uids_that_the_table_does_not_list_do_not_stay(tmp_path: Path) -> None:
+    uid = generate_uid()
+    source = written(
+        tmp_path / "hand.dcm",
+        dataset(EvaluatorName="Doe^Jane", MultiFrameSourceSOPInstanceUID=uid),
+    )
+    (made,) = copied(source, tmp_path / "out").values()
+    assert "EvaluatorName" not in made
+    assert made.MultiFrameSourceSOPInstanceUID not in ("", uid)

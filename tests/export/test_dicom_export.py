@@ -214,6 +214,21 @@ def test_sparse_and_full_sources_give_valid_objects(
             assert "FrameOfReferenceUID" not in found
 
 
+@pytest.mark.parametrize("magnification", [None, 1.25])
+def test_maps_have_the_spacing_that_the_reader_finds(
+    explained: Explained, tmp_path: Path, magnification: float | None
+) -> None:
+    elements: dict[str, object] = {"ImagerPixelSpacing": [0.1, 0.2]}
+    if magnification is not None:
+        elements["EstimatedRadiographicMagnificationFactor"] = magnification
+    made = _again(explained, tmp_path, elements)
+    export_analysis(explained.analysis, made, tmp_path / "out", "dicom", case_ids=["plain"])
+    found = pydicom.dcmread(_files(tmp_path / "out", "plain")["gradient"])
+    (measures,) = found.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    factor = 1.0 if magnification is None else magnification
+    assert list(measures.PixelSpacing) == pytest.approx([0.1 / factor, 0.2 / factor])
+
+
 def _again(explained: Explained, folder: Path, elements: dict[str, object]) -> Cohort:
     """Return the cohort with the first case's pixels in a file with these elements alone."""
     case = explained.cohort["plain"]

@@ -35,3 +35,14 @@ def test_ordinary_ids_stay_as_they_are_and_others_depend_on_nothing_else() -> No
     alone = safe_file_names(["../x"])["../x"]
     assert safe_file_names(["1", "../x", "y"])["../x"] == alone
     assert alone.startswith("x_")
+
+
+@given(st.lists(st.sampled_from(["a", "A", "a_x", "a_y_x", "index", "A_Y"]), unique=True))
+@example(["hand", "hand_input_x", "export"])
+def test_names_with_endings_are_distinct_too(ids: list[str]) -> None:
+    endings, reserved = ["x", "y_x", "gradient", "input_x_gradient"], ["index", "export"]
+    names = safe_file_names(ids, endings, reserved)
+    made = list(names.values())
+    made += [f"{name}_{ending}" for name in names.values() for ending in endings]
+    assert len({name.casefold() for name in [*made, *reserved]}) == len(made) + len(reserved)
+    assert safe_file_names(["hand", "foot"], endings, reserved) == {"hand": "hand", "foot": "foot"}

@@ -54,6 +54,32 @@ def test_front_matter_holds_the_metrics_with_their_intervals(sex_run: Path, anal
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_errors_on_cases_that_were_learnt_from_are_no_test(
+    sex_run: Path, analysis: Path, split: str
+) -> None:
+    content = read_json(analysis / "analysis.json")
+    content["data"]["split"] = split
+    write_json(analysis / "analysis.json", content)
+    card = hub_card(sex_run, analysis)
+    assert "model-index" not in _front(card)
+    assert "**The network was trained on cases among these**" in card
+
+
+def test_cases_that_chose_the_epoch_are_counted(sex_run: Path, analysis: Path) -> None:
+    content = read_json(analysis / "analysis.json")
+    content["steps"]["evaluate"]["n_validation"] = 17
+    write_json(analysis / "analysis.json", content)
+    assert "17 of these cases chose the best epoch" in hub_card(sex_run, analysis)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "intervals.json", "shortcuts.json"])
+def test_json_of_another_form_is_one_sentence(sex_run: Path, analysis: Path, name: str) -> None:
+    write_json(analysis / name, {})
+    with pytest.raises(ReportError, match="expected in its JSON what this toolkit writes"):
+        hub_card(sex_run, analysis)
+
+
 def test_limitations_are_those_that_were_measured(sex_run: Path, analysis: Path) -> None:
     card = hub_card(sex_run, analysis)
     metrics = read_json(analysis / "metrics.json")

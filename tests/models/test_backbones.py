@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from boneage_xai.models.backbones import (
     backbone_names,
     build_backbone,
     feature_blocks,
+    normalisation_of,
 )
 
 STUDIED = ("vgg16", "resnet18", "resnet101", "inception_v3", "squeezenet1_0")
@@ -161,6 +163,31 @@ class Malicious:
         return (Path.touch, (Path("executed"),))
 
 
+@pytest.mark.parametrize("name", backbone_names())
+def test_stems_expect_what_the_published_weights_were_trained_on(name: str) -> None:
+    every = torchvision.models.get_model_weights(name)
+    published = getattr(every, "IMAGENET1K_V1", None) or every.DEFAULT
+    expected = published.transforms()
+    if name in ("inception_v3", "googlenet"):
+        # Their transform_input turns these into the other.
+        assert normalisation_of(name) == ((0.5,) * 3, (0.5,) * 3)
+    else:
+        assert normalisation_of(name) == (tuple(expected.mean), tuple(expected.std))
+
+
+def test_densenet_takes_its_names_as_they_were_published(tmp_path: Path) -> None:
+    state = torchvision.models.densenet121(weights=None).state_dict()
+    published = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key): value
+        for key, value in state.items()
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in published
+    torch.save(published, tmp_path / "w.pth")
+    backbone = build_backbone("densenet121", str(tmp_path / "w.pth"))
+    name = "denseblock4.denselayer16.conv2.weight"
+    torch.testing.assert_close(backbone.features.state_dict()[name], state[f"features.{name}"])
+
+
 def test_bad_weights_are_refused_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +204,9 @@ def test_bad_weights_are_refused_in_one_sentence(
     (tmp_path / "text.pth").write_text("not weights")
     with pytest.raises(CheckpointError, match=r"text\.pth"):
         build_backbone("resnet18", str(tmp_path / "text.pth"))
+    (tmp_path / "hello.pth").write_text("hello world\n")
+    with pytest.raises(CheckpointError, match=r"hello\.pth: expected tensors alone"):
+        build_backbone("resnet18", str(tmp_path / "hello.pth"))
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"conv1.weight": Malicious()}))
     with pytest.raises(CheckpointError, match="executing code"):
         build_backbone("resnet18", str(tmp_path / "evil.pth"))

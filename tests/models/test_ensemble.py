@@ -95,6 +95,19 @@ def test_what_is_refused(sex_run: Path, image_run: Path, tmp_path: Path) -> None
     assert not (tmp_path / "a").exists()
 
 
+def test_a_member_without_splits_leaves_nothing_behind(
+    sex_run: Path, image_run: Path, tmp_path: Path
+) -> None:
+    bare, out = tmp_path / "bare", tmp_path / "both"
+    shutil.copytree(image_run, bare)
+    (bare / "splits.csv").unlink()
+    out.mkdir()
+    with pytest.raises(CheckpointError, match=r"bare/splits\.csv: no such file"):
+        write_ensemble([sex_run, bare], out, views=BOTH)
+    assert list(out.iterdir()) == []
+    assert len(write_ensemble([sex_run, image_run], out, views=BOTH).members) == 2
+
+
 def test_damage_is_named(sex_run: Path, image_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "both"
     write_ensemble([sex_run, image_run], folder, views=BOTH)
