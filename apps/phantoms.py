@@ -33,7 +33,7 @@ def phantom(
     reader_sd_months: Annotated[
         float, typer.Option(help="Spread of one reader's labels from 5 years on.", min=0.0)
     ] = 6.0,
-    size: Annotated[int, typer.Option(help="Longer side in pixels.", min=64, max=2048)] = 256,
+    size: Annotated[int, typer.Option(help="Longer side in pixels, even.", min=64, max=2048)] = 256,
     nuisances: Annotated[
         Literal["all", "none"], typer.Option(help="Whether nuisances are drawn.")
     ] = "all",
@@ -85,6 +85,8 @@ def _settings(
 ) -> PhantomSettings:
     if unknown := [name for name in without if name not in NUISANCES]:
         raise ConfigError(f"--without: expected one of {', '.join(NUISANCES)}, found {unknown[0]}")
+    if size % 2:
+        raise ConfigError(f"--size: expected an even number of pixels, found {size}")
     every = PhantomSettings(size_px=size) if nuisances == "all" else PhantomSettings.clean(size)
     return every.model_copy(update={"side": side, **dict.fromkeys(without, False)})
 

@@ -26,6 +26,11 @@ RADIUS = "radius"
 ULNA = "ulna"
 MARKER = "marker"
 
+OUTSIDE_HAND = (BACKGROUND, MARKER)
+"""Regions that are no part of the hand."""
+NOT_BONE = (*OUTSIDE_HAND, SOFT_TISSUE)
+"""Regions without bone, which have no control and which no method is held against."""
+
 REGION_NAMES: Mapping[int, str] = MappingProxyType(
     dict(
         enumerate(

@@ -31,10 +31,11 @@ from boneage_xai.analysis.region_occlusion import (
     shown_above_zero,
     summarise_occlusion,
 )
+from boneage_xai.anatomy import NOT_BONE
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.occlusion import FILL_WORDS, occlusion_bars, removal_examples
 from boneage_xai.regions.aggregation import summarise
-from boneage_xai.regions.removable import BACKGROUND_AND_MARKER, NOT_BONE, WHOLE_HAND
+from boneage_xai.regions.removable import BACKGROUND_AND_MARKER, WHOLE_HAND
 from boneage_xai.store import AnalysisFolder
 from reports.blocks import Block, Drawing, Section, Table, Text
 from reports.wording import SEX_PLURALS, method_name, months, preferred_method

@@ -15,9 +15,9 @@ from boneage_xai.analysis.region_profile import (
     DIFFER,
     FEW_CASES,
     MORE,
-    OUTSIDE_HAND,
 )
 from boneage_xai.analysis.stages import STAGES
+from boneage_xai.anatomy import OUTSIDE_HAND
 from boneage_xai.figures.region_profile import share_by_stage
 from boneage_xai.figures.schematic_hand import labelled_hand, schematic_hands
 from boneage_xai.store import AnalysisFolder

@@ -16,14 +16,13 @@ from boneage_xai.analysis.region_profile import (
     FEW_CASES,
     LESS,
     MORE,
-    OUTSIDE_HAND,
     RegionProfile,
     against_literature,
     compare_with_control,
     region_profile,
 )
 from boneage_xai.analysis.stages import STAGES
-from boneage_xai.anatomy import DIP, MCP, PIP, SOFT_TISSUE
+from boneage_xai.anatomy import DIP, MCP, OUTSIDE_HAND, PIP, SOFT_TISSUE
 from boneage_xai.errors import DataError, ReportError
 from boneage_xai.store import CONTROL_FOLDER, AnalysisFolder
 from reports.wording import SEX_PLURALS, counted, method_name, months, percent

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from boneage_xai.analysis.region_profile import OUTSIDE_HAND
-from boneage_xai.anatomy import MARKER
+from boneage_xai.anatomy import MARKER, OUTSIDE_HAND
 from boneage_xai.regions.aggregation import summarise
 from boneage_xai.store import AnalysisFolder
 from reports.profile_wording import region_words

@@ -20,12 +20,13 @@ from boneage_xai.analysis.neighbours import (
 )
 from boneage_xai.analysis.region_occlusion import preferred_fill
 from boneage_xai.analysis.single_reading import activations_of, erase_in_turn
+from boneage_xai.anatomy import NOT_BONE
 from boneage_xai.data.preprocess import PreprocessSettings
 from boneage_xai.errors import BoneAgeError, DataError
 from boneage_xai.figures.occlusion import FILL_WORDS
 from boneage_xai.models.checkpoint import TrainedRun
 from boneage_xai.predict import Progress
-from boneage_xai.regions.removable import NOT_BONE, Removable, control_of, removables
+from boneage_xai.regions.removable import Removable, control_of, removables
 from boneage_xai.regions.removal import FILL_NAMES, remove_region
 from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import RegionMap, Sex

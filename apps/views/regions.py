@@ -10,8 +10,9 @@ import streamlit as st
 from apps.views import reading
 from apps.views.cards import ATTRIBUTE, EVALUATE, as_attributed, missing
 from apps.views.links import linked_choice, plain
-from boneage_xai.analysis.region_profile import ALL, OUTSIDE_HAND
+from boneage_xai.analysis.region_profile import ALL
 from boneage_xai.analysis.stages import STAGES
+from boneage_xai.anatomy import OUTSIDE_HAND
 from boneage_xai.figures.schematic_hand import MEASURES, labelled_hand, schematic_hands
 from boneage_xai.figures.style import figure_bytes
 from boneage_xai.store import AnalysisFolder

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from boneage_xai.analysis.failure_hands import hand_from_grey, hand_from_regions
-from boneage_xai.analysis.region_profile import OUTSIDE_HAND
 from boneage_xai.analysis.stages import STAGES, with_stages
+from boneage_xai.anatomy import OUTSIDE_HAND
 from boneage_xai.data.cache import PixelCache
 from boneage_xai.data.preprocess import INTENSITY_NAMES
 from boneage_xai.errors import DataError

@@ -8,8 +8,7 @@ from scipy import ndimage
 from skimage.filters import threshold_li
 from skimage.measure import regionprops
 
-from boneage_xai.analysis.region_profile import OUTSIDE_HAND
-from boneage_xai.anatomy import CARPALS, MARKER, MCP
+from boneage_xai.anatomy import CARPALS, MARKER, MCP, OUTSIDE_HAND
 from boneage_xai.types import RegionMap
 
 Mask = npt.NDArray[np.bool_]

@@ -13,10 +13,9 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from boneage_xai.analysis.metrics import N_RESAMPLES, bootstrap_mean
-from boneage_xai.anatomy import AGE_REGIONS
+from boneage_xai.anatomy import AGE_REGIONS, NOT_BONE
 from boneage_xai.attribution.truth import rank_correlation, region_agreement
 from boneage_xai.errors import DataError
-from boneage_xai.regions.removable import NOT_BONE
 from boneage_xai.store import AnalysisFolder
 
 AREA_ALONE = "area_alone"

@@ -17,13 +17,13 @@ from boneage_xai.analysis.metrics import N_RESAMPLES, bootstrap_mean, signed_ran
 from boneage_xai.analysis.multiplicity import difference_shown, holm
 from boneage_xai.analysis.run_analysis import RunOnCohort, choose_cases
 from boneage_xai.analysis.subgroups import AGE_BINS_MONTHS, age_bin_indices
+from boneage_xai.anatomy import NOT_BONE
 from boneage_xai.attribution.interventions import Predictor, run_predictor
 from boneage_xai.errors import AttributionError, ConfigError, DataError
 from boneage_xai.files import staged_file, write_table
 from boneage_xai.predict import Progress
 from boneage_xai.regions.label_maps import read_region_map, regions_on_input
 from boneage_xai.regions.removable import (
-    NOT_BONE,
     WHOLE_HAND,
     Removable,
     control_of,

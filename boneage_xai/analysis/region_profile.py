@@ -11,15 +11,12 @@ import pandas as pd
 
 from boneage_xai.analysis.literature import expectation_table
 from boneage_xai.analysis.stages import STAGES, with_stages
-from boneage_xai.anatomy import BACKGROUND, MARKER
+from boneage_xai.anatomy import OUTSIDE_HAND
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.regions.aggregation import bootstrap_means, percentile_limits
 
 ALL = "all"
 """Stands for every stage, or both sexes, in the columns ``stage`` and ``sex``."""
-
-OUTSIDE_HAND = (BACKGROUND, MARKER)
-"""Regions that are no part of the hand."""
 
 FEW_CASES = 10
 """Cells with fewer cases are marked, and nothing is concluded from them."""

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from boneage_xai import anatomy
-from boneage_xai.analysis.region_profile import ALL, OUTSIDE_HAND
+from boneage_xai.analysis.region_profile import ALL
 from boneage_xai.analysis.stages import STAGES
+from boneage_xai.anatomy import OUTSIDE_HAND
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.style import GREY, SEX_COLOURS, SEX_MARKERS, SEX_NAMES, new_figure, styled
 

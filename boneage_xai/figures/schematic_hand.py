@@ -18,8 +18,9 @@ from matplotlib.path import Path as Outline
 from matplotlib.ticker import MaxNLocator
 
 from boneage_xai import anatomy
-from boneage_xai.analysis.region_profile import ALL, OUTSIDE_HAND
+from boneage_xai.analysis.region_profile import ALL
 from boneage_xai.analysis.stages import STAGES, Stage
+from boneage_xai.anatomy import OUTSIDE_HAND
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.hand_outlines import HandOutlines, Points, hand_outlines
 from boneage_xai.figures.style import (

@@ -7,7 +7,6 @@ any number of workers, and a smaller cohort is the beginning of a larger one.
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -57,6 +56,7 @@ NAMES_FILE = "labels.json"
 TRUTH_FILE = "truth.csv"
 
 READER_SD_MONTHS = 6.0
+MAX_READER_SD_MONTHS = 240.0
 """Spread of one reader's labels about the truth from 5 years on; less in proportion below."""
 
 _MALE_SHARE = 0.54
@@ -160,15 +160,15 @@ def draw_cases(
         faults: as for ``draw_case``.
 
     Raises:
-        ConfigError: fewer than one case, a negative seed or spread, unknown ages, or more cases
-            than the first of two sites has ids.
+        ConfigError: fewer than one case, a negative seed, an impossible spread, unknown ages, or
+            more cases than the first of two sites has ids.
     """
     if n < 1:
         raise ConfigError(f"phantom cohort: expected at least 1 case, found {n}")
-    if seed < 0 or not 0 <= reader_sd_months < math.inf:
+    if seed < 0 or not 0 <= reader_sd_months <= MAX_READER_SD_MONTHS:
         raise ConfigError(
-            "phantom cohort: expected a seed and a reader's sd of 0 or more, "
-            f"found {seed} and {reader_sd_months}"
+            "phantom cohort: expected a seed of 0 or more and a reader's sd of 0 to "
+            f"{MAX_READER_SD_MONTHS:g} months, found {seed} and {reader_sd_months}"
         )
     if ages not in ("rsna", "uniform"):
         raise ConfigError(f"phantom cohort: expected ages 'rsna' or 'uniform', found {ages!r}")

@@ -105,7 +105,7 @@ def draw_film(
         exposure=exposure,
         blur_sd_px=exposure.blur_px * settings.size_px / 256,
         enhanced_sd_px=exposure.edge_sd * settings.size_px,
-        white=_white(thickness_mm, exposure),
+        white=white_attenuation(thickness_mm, exposure),
         scattered=scattered_share(thickness_mm, exposure),
         heel=heel_gradient(settings, seed, shape),
         noise=noise_field(settings, seed, shape),
@@ -115,10 +115,14 @@ def draw_film(
     )
 
 
-def _white(thickness_mm: Field, exposure: Exposure) -> float:
+def white_attenuation(thickness_mm: Field, exposure: Exposure) -> float:
     """Return the attenuation shown as white: exposure follows the thickness of the hand.
 
     It is read from soft tissue, so that it does not change with the age of any bone.
+
+    Args:
+        thickness_mm: (2H, 2W) thickness of the soft tissue as seen.
+        exposure: window of the exposure.
     """
     tissue = thickness_mm[::4]
     tissue = tissue[tissue > 0]

@@ -17,6 +17,8 @@ from boneage_xai.phantom.shapes import Field, Frame, Inside, locate
 from boneage_xai.phantom.skeleton import Landmark
 from boneage_xai.types import LabelImage, RegionMap
 
+_SOFT = REGION_LABELS[anatomy.SOFT_TISSUE]
+
 
 @dataclass(frozen=True, eq=False)
 class Outline:
@@ -148,11 +150,18 @@ def _label_zone(
 
 
 def _finish(labels: LabelImage, marker: Marker | None, mirrored: bool, value: int) -> LabelImage:
-    """Return labels on the image's grid: the highest of each block, so that thin bone stays."""
+    """Return labels on the image's grid: the most frequent of each block, the highest of equals.
+
+    Bone and joints go before soft tissue however few, so that thin bone stays, and the marker
+    before all.
+    """
     if mirrored:
         labels = labels[:, ::-1].copy()
     if marker is not None:
         labels[marker_window(marker)][marker_field(marker) > 0] = value
-    rows_of_two = np.maximum(labels[::2], labels[1::2])
-    coarse: LabelImage = np.maximum(rows_of_two[:, ::2], rows_of_two[:, 1::2])
+    # Both kinds of map give soft tissue the same label.
+    block = np.stack([labels[row::2, column::2] for row in (0, 1) for column in (0, 1)])
+    counts = sum((block == other).astype(np.int32) for other in block)
+    first = (counts * (block > _SOFT) + len(block) * (block == value)) * 256 + block
+    coarse: LabelImage = np.take_along_axis(block, first.argmax(axis=0)[None], axis=0)[0]
     return coarse

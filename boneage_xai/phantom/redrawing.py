@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from boneage_xai.phantom.film import scattered_share, white_attenuation
 from boneage_xai.phantom.growth import maturities
 from boneage_xai.phantom.labelling import outline
 from boneage_xai.phantom.nuisances import draw_pose
@@ -57,7 +58,8 @@ def draw_at_age(drawing: Drawing, age_months: float) -> FloatImage:
     """Draw the same individual at another age, magnified to the same size.
 
     Pose, nuisances, marker and the image's shape are those of ``drawing``; a pixel holds as
-    many mm as the hand has grown, so that the hand stays where it is.
+    many mm as the hand has grown, so that the hand stays where it is, and the exposure follows its
+    thickness, as it does in every phantom: no picture tells age by its brightness.
 
     Args:
         drawing: the hand at its own age.
@@ -81,6 +83,12 @@ def draw_at_age(drawing: Drawing, age_months: float) -> FloatImage:
     )
     _, thickness = soft_tissue(hand, skeleton, frame.finer(FINER), drawing.uneven)
     bones = draw_bones(skeleton, frame.finer(FINER), drawing.texture, drawing.uneven)
+    seen = thickness[:, ::-1] if drawing.mirrored else thickness
+    film = replace(
+        film,
+        white=white_attenuation(seen, film.exposure),
+        scattered=scattered_share(seen, film.exposure),
+    )
     everywhere = whole(film.shape)
     shadow = attenuation(
         thickness, bones, drawing.marker, film.exposure, drawing.mirrored, everywhere

@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
+from boneage_xai.anatomy import OUTSIDE_HAND
 from boneage_xai.phantom.boxes import RegionBox, box_of
 from boneage_xai.phantom.collimation import collimate
 from boneage_xai.phantom.faults import NOTHING, Planted
@@ -129,6 +131,12 @@ class Drawing:
     def mirrored(self) -> bool:
         """Whether the image shows the scene the other way round."""
         return self.settings.side == "right"
+
+    def on_hand(self) -> npt.NDArray[np.bool_]:
+        """Return (H, W) True on the hand and its forearm, False beside it and on the marker."""
+        regions = self.regions()
+        outside = [label for label, name in regions.names.items() if name in OUTSIDE_HAND]
+        return ~np.isin(regions.labels, outside)
 
     def regions(self) -> RegionMap:
         """Return (H, W) labels of the regions, see ``anatomy.REGION_NAMES``."""

@@ -29,7 +29,8 @@ class AgeSensitivity:
 
     Args:
         whole: (H, W) float32, when the whole hand ages: ossification and growth of bones and
-            soft tissue, at a magnification that keeps the size of the hand.
+            soft tissue, at a magnification that keeps the size of the hand and an exposure that
+            follows its thickness. 0 beside the hand, where nothing but the exposure differs.
         by_region: region to (H, W) float32, when only the ossification of that region ages.
         delta_months: step in age to either side.
     """
@@ -84,8 +85,10 @@ def sensitivity_of(drawing: Drawing, delta_months: float = DELTA_MONTHS) -> AgeS
         change *= np.float32(_GREY_LEVELS / (older - younger))
         return change
 
+    whole = per_month(draw_at_age(drawing, younger), draw_at_age(drawing, older))
+    whole[~drawing.on_hand()] = 0
     return AgeSensitivity(
-        whole=per_month(draw_at_age(drawing, younger), draw_at_age(drawing, older)),
+        whole=whole,
         by_region={
             region: per_month(
                 draw_with_region_ages(drawing, {region: younger}),

@@ -16,7 +16,7 @@ class PhantomSettings(BaseModel):
     turning one off changes nothing but that nuisance.
 
     Args:
-        size_px: longer side of the image.
+        size_px: longer side of the image, even.
         side: the hand that lies on the film; a right one is the mirror image of a left one.
         pose: finger spread and bending, thumb abduction, rotation, turn of the forearm.
         framing: how much of the image the hand fills and where, and the image's aspect.
@@ -32,7 +32,7 @@ class PhantomSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size_px: int = Field(default=256, ge=64, le=2048)
+    size_px: int = Field(default=256, ge=64, le=2048, multiple_of=2)
     side: Side = "left"
     pose: bool = True
     framing: bool = True

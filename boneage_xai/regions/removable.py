@@ -14,9 +14,10 @@ from scipy.signal import correlate
 from boneage_xai.anatomy import (
     BACKGROUND,
     DIP,
-    MARKER,
     MCP,
     METACARPAL_SHAFTS,
+    NOT_BONE,
+    OUTSIDE_HAND,
     PHALANGEAL_SHAFTS,
     PIP,
     SOFT_TISSUE,
@@ -30,10 +31,6 @@ Mask = npt.NDArray[np.bool_]
 ALL_JOINTS = "all_joints"
 WHOLE_HAND = "whole_hand"
 BACKGROUND_AND_MARKER = "background_and_marker"
-
-OUTSIDE_HAND = (BACKGROUND, MARKER)
-NOT_BONE = (BACKGROUND, MARKER, SOFT_TISSUE)
-"""Regions that have no control, and that no method is held against."""
 
 _QUIET = {SOFT_TISSUE: 0.5, PHALANGEAL_SHAFTS: 1.0, METACARPAL_SHAFTS: 1.0}
 _MOVED = " (moved)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.draw import polygon
 
-from boneage_xai.anatomy import CARPALS, DIP, MCP, PIP, REGION_LABELS
+from boneage_xai.anatomy import BACKGROUND, CARPALS, DIP, MCP, PIP, REGION_LABELS
 from boneage_xai.errors import DataError
 from boneage_xai.files import read_json
 from boneage_xai.regions.boxes import LocatedRegion
@@ -175,6 +175,7 @@ def read_coco(file: Path) -> dict[str, tuple[Shape, ...]]:
     try:
         names = {item["id"]: item["name"] for item in content["categories"]}
         images = {item["id"]: item for item in content["images"]}
+        _refuse_twins(file, {str(item["file_name"]) for item in images.values()})
         for item in content["annotations"]:
             image = images[item["image_id"]]
             size = float(image["width"]), float(image["height"])
@@ -192,6 +193,17 @@ def read_coco(file: Path) -> dict[str, tuple[Shape, ...]]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{file}: expected a COCO file, found {error!s}") from error
     return {name: tuple(found) for name, found in shapes.items()}
+
+
+def _refuse_twins(file: Path, names: Iterable[str]) -> None:
+    """Refuse two pictures that would be one case."""
+    by_stem: dict[str, str] = {}
+    for name in sorted(names):
+        other = by_stem.setdefault(Path(name).stem, name)
+        if other != name:
+            raise DataError(
+                f"{file}: expected one image for case {Path(name).stem}, found {other} and {name}"
+            )
 
 
 def region_names(regions: Mapping[str, UserRegions]) -> dict[int, str]:
@@ -303,6 +315,8 @@ def _shape(
     if (shares < -0.01).any() or (shares > 1.01).any():
         raise DataError(f"{file}: expected {name} inside its image, found it beyond the edge")
     region, finger = canonical_name(name)
+    if region == BACKGROUND:
+        raise DataError(f"{file}: expected regions of the hand, found one called {name!r}")
     return Shape(region, finger, np.clip(shares, 0, 1))
 
 

@@ -194,6 +194,13 @@ def test_phantoms_as_asked_for(
         cli("phantom", tmp_path / "clean", "--n", "1", "--size", "64", "--nuisances", "none") == 0
     )
     assert not read_json(tmp_path / "clean" / "phantom.json")["settings"]["marker"]
+    capsys.readouterr()
+    for option, value, told in (
+        ("--size", "65", "even"),
+        ("--reader-sd-months", "1e308", "0 to 240"),
+    ):
+        assert cli("phantom", tmp_path / "other", "--n", "1", option, value) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_interventions_need_the_phantoms_that_were_drawn(

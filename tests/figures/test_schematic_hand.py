@@ -12,8 +12,9 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
 from boneage_xai import anatomy
-from boneage_xai.analysis.region_profile import ALL, OUTSIDE_HAND, region_profile
+from boneage_xai.analysis.region_profile import ALL, region_profile
 from boneage_xai.analysis.stages import STAGES
+from boneage_xai.anatomy import OUTSIDE_HAND
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.hand_outlines import hand_outlines
 from boneage_xai.figures.region_profile import share_by_stage

@@ -69,6 +69,28 @@ def test_parts_lie_in_the_regions_of_their_bones() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("size_px", "age_months", "least"),
+    [
+        (64, 60, 0.5),
+        (64, 120, 0.8),
+        (128, 60, 0.5),
+        (128, 120, 0.6),
+        (256, 60, 0.6),
+        (256, 120, 0.8),
+    ],
+)
+def test_a_bone_at_the_zone_of_the_wrist_keeps_its_pixels(
+    size_px: int, age_months: int, least: float
+) -> None:
+    # The base of the thumb's metacarpal is small, and lies beside the zone of the carpals.
+    image = render(median_hand(Sex.MALE, age_months), PhantomSettings.clean(size_px))
+    parts, regions = image.parts.labels, image.regions.labels
+    inside = regions[parts == PART_LABELS["MC1_epiphysis"]]
+    assert inside.size
+    assert np.mean(inside == REGION_LABELS[anatomy.METACARPAL_SHAFTS]) >= least
+
+
 def test_labels_cost_no_pixel() -> None:
     hand = median_hand(Sex.MALE, 90)
     bare, full = draw(hand, seed=2), render(hand, seed=2)

@@ -55,7 +55,7 @@ def test_a_moved_region_is_that_of_the_whole_rendering(region: str, side: str) -
     st.dictionaries(st.sampled_from(AGE_REGIONS), st.floats(0, 240), max_size=7),
     st.dictionaries(st.sampled_from(AGE_REGIONS), st.floats(0, 240), max_size=3),
     st.integers(0, 2**40),
-    st.sampled_from([64, 150, 257]),
+    st.sampled_from([64, 150, 258]),
 )
 def test_any_regions_from_any_drawing(
     ages: dict[str, float], own: dict[str, float], seed: int, size_px: int
@@ -120,11 +120,32 @@ def test_sensitivity_is_the_difference_of_plain_renderings(age_months: float) ->
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
     drawing = draw(hand, on, 7)
     change = draw_at_age(drawing, high).astype(np.float64) - draw_at_age(drawing, low)
-    np.testing.assert_allclose(
-        found.whole, 255 * np.abs(change) / (high - low), rtol=1e-4, atol=1e-4
-    )
+    expected = np.where(drawing.on_hand(), 255 * np.abs(change) / (high - low), 0)
+    np.testing.assert_allclose(found.whole, expected, rtol=1e-4, atol=1e-4)
     assert found.whole.max() > 0
     assert found.delta_months == 3
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("age_months", [6.0, 24.0, 120.0])
+def test_ageing_shows_what_whole_renderings_show_and_no_drift_of_the_exposure(
+    age_months: float, side: str
+) -> None:
+    on = PhantomSettings.clean(192).model_copy(update={"side": side, "exposure": True})
+    hand = sample_hand(Sex.FEMALE, age_months, np.random.default_rng(2))
+    drawing = draw(hand, on, 3)
+    assert drawing.film.scattered is not None
+    found = age_sensitivity(hand, on, 3).whole
+    inside = drawing.on_hand()
+    assert 0.05 < inside.mean() < 0.6
+    before, after = (
+        render(dataclasses.replace(hand, age_months=age), on, 3).pixels
+        for age in (age_months - 3, age_months + 3)
+    )
+    change = (after - before) * 255 / 6
+    np.testing.assert_allclose(found[inside], np.abs(change)[inside], atol=0.02)
+    assert not found[~inside].any()
+    assert abs(change[inside].mean()) < 0.5 * np.abs(change[inside]).mean()
 
 
 def test_sensitivity_follows_the_stages() -> None:

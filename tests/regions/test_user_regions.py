@@ -142,6 +142,19 @@ def test_names_of_the_anatomy_are_known(name: str, expected: tuple[str, int | No
             {**LABELME, "shapes": [{"label": "x", "shape_type": "circle", "points": [[1, 1]]}]},
             "a circle of 1 points",
         ),
+        (
+            "labelme",
+            {**LABELME, "shapes": [{**LABELME["shapes"][1], "label": "Background"}]},
+            "expected regions of the hand, found one called 'Background'",
+        ),
+        (
+            "coco",
+            {
+                **COCO,
+                "images": [*COCO["images"], {**COCO["images"][0], "id": 5, "file_name": "7.jpg"}],
+            },
+            r"expected one image for case 7, found 7\.jpg and films/7\.png",
+        ),
         ("coco", {**COCO, "categories": []}, r"boxes\.json: expected a COCO file"),
         (
             "coco",
