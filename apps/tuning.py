@@ -91,6 +91,7 @@ def tune(
 
     Example: boneage-xai tune cpu-small --data ~/rsna --out searches/cpu-small --trials 30
     """
+    from trainers.auxiliary import phantom_region_ages
     from trainers.recipe import load_recipe
     from trainers.search.study import require_optuna
 
@@ -103,6 +104,8 @@ def tune(
     checked = load_recipe(recipe, settings or [])
     knobs = _knobs(checked, search or [], space)
     chosen, left_out = one_cohort(data, column, skip_problems, "training")
+    keys = {knob.key for knob in knobs}
+    learns_regions = checked.auxiliary.region_ages > 0 or "auxiliary.region_ages" in keys
     with bars("Decoding", "Trials", "Epoch", quiet=as_json) as (decoding, done, steps):
 
         def on_epoch(trial: int, row: dict[str, float]) -> None:
@@ -121,6 +124,7 @@ def tune(
                 source=str(data),
                 skipped_problem_rows=left_out,
                 cache_folder=cache,
+                region_ages=phantom_region_ages(data) if learns_regions else None,
                 on_decode=decoding,
                 on_trials=done,
                 on_epoch=None if as_json else on_epoch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import shutil
 import signal
@@ -201,6 +202,8 @@ def starting_network(
     network = _initial_network(recipe, training_ages_months)
     network.fine_tune(recipe.initialisation.fine_tuned_blocks)
     _check_input_sizes(network, recipe)
+    if min(recipe.training.batch_size, len(training_ages_months)) == 1:
+        _check_single_images(network, recipe)
     return network
 
 
@@ -230,9 +233,8 @@ def _initial_network(
 
 
 def _check_input_sizes(network: BoneAgeRegressor, recipe: Recipe) -> None:
-    sizes_px = {recipe.preprocessing.size_px, *(s.size_px for s in recipe.training.stages)}
     with evaluation_mode(network), torch.inference_mode():
-        for size_px in sorted(sizes_px):
+        for size_px in _sizes_px(recipe):
             try:
                 network(torch.zeros(1, 1, size_px, size_px), torch.zeros(1))
             except RuntimeError as error:
@@ -240,6 +242,24 @@ def _check_input_sizes(network: BoneAgeRegressor, recipe: Recipe) -> None:
                     f"recipe {recipe.name}: expected an input that {recipe.architecture.backbone} "
                     f"can take, found {size_px} pixels"
                 ) from error
+
+
+def _check_single_images(network: BoneAgeRegressor, recipe: Recipe) -> None:
+    """Refuse to learn from one image at a time where BatchNorm would see a single value of it."""
+    copied = copy.deepcopy(network).train()
+    with torch.inference_mode():
+        for size_px in _sizes_px(recipe):
+            try:
+                copied(torch.zeros(1, 1, size_px, size_px), torch.zeros(1))
+            except ValueError as error:
+                raise ConfigError(
+                    f"recipe {recipe.name}: expected batches of 2 images or more, which "
+                    f"{recipe.architecture.backbone} needs at {size_px} pixels, found one image"
+                ) from error
+
+
+def _sizes_px(recipe: Recipe) -> list[int]:
+    return sorted({recipe.preprocessing.size_px, *(s.size_px for s in recipe.training.stages)})
 
 
 def _check_same_images(fingerprints: Sequence[str]) -> None:

@@ -53,7 +53,8 @@ class AugmentationSettings(_Settings):
 
     Args:
         rotation_degrees: up to this angle either way.
-        shift_fraction: up to this fraction of the side, in x and y.
+        shift_fraction: up to this fraction of the side, in x and y, before the turn and the
+            magnification, which move the hand with it.
         zoom: (low, high) magnification of the hand; below 1 shows it smaller.
         horizontal_flip: mirror each image with probability one half.
         vertical_flip: turn each image upside down with probability one half.
@@ -133,11 +134,16 @@ class TrainingSettings(_Settings):
 
     @model_validator(mode="after")
     def _stages_cover_all_epochs(self) -> TrainingSettings:
-        if self.stages and self.early_stopping_patience is not None:
-            raise ValueError(
-                "early_stopping_patience: not with stages, whose validation errors are "
-                "measured at different input sizes"
-            )
+        if self.stages:
+            waits = {
+                "early_stopping_patience": self.early_stopping_patience is not None,
+                "schedule = plateau": self.schedule == "plateau",
+            }
+            if refused := [name for name, asked in waits.items() if asked]:
+                raise ValueError(
+                    f"{refused[0]}: not with stages, whose validation errors are measured at "
+                    "different input sizes"
+                )
         if self.stages and (staged := sum(stage.epochs for stage in self.stages)) != self.epochs:
             raise ValueError(
                 f"stages: expected {self.epochs} epochs together, found {staged} (give other "

@@ -23,14 +23,16 @@ from search_fixture import (
 )
 
 from boneage_xai.errors import CheckpointError, ConfigError
+from boneage_xai.figures.search import KnobAxis, search_knobs
 from boneage_xai.files import read_json, read_table
 from boneage_xai.models.checkpoint import load_run
 from boneage_xai.types import Cohort
+from trainers.auxiliary import phantom_region_ages
 from trainers.engine import train
 from trainers.recipe import Recipe, load_recipe
-from trainers.search.results import SearchResult
+from trainers.search.results import SearchResult, write_figures, write_results
 from trainers.search.run import search
-from trainers.search.space import parse_knob, value_of
+from trainers.search.space import Knob, parse_knob, value_of
 from trainers.search.study import is_behind, without_password
 from trainers.search.worker import SearchSettings, make_pruner
 
@@ -120,6 +122,49 @@ def test_figures_are_drawn(finished: tuple[Path, SearchResult]) -> None:
     assert min(drawn.values()) > 10_000
 
 
+def test_results_beside_trials_that_other_workers_begin_and_end(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    study, knobs = optuna.create_study(), [parse_knob("training.batch_size=4|8|16")]
+    stored = {size: knobs[0].stored(size) for size in (4, 8, 16)}
+    spread = {knobs[0].key: optuna.distributions.CategoricalDistribution(list(stored.values()))}
+
+    def complete(size: int) -> optuna.trial.FrozenTrial:
+        return optuna.trial.create_trial(
+            value=10.0 + size,
+            params={knobs[0].key: stored[size]},
+            distributions=spread,
+            intermediate_values={1: 20.0, 2: 10.0 + size},
+        )
+
+    study.add_trial(complete(4))
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
+    study.add_trial(complete(16))
+    result = write_results(study, recipe, knobs, tmp_path, n_validation=9)
+    assert (tmp_path / "trials.csv").read_text().splitlines()[1:] == [
+        "0,complete,14.0,4,2,",
+        "1,failed,,,0,",
+        "2,complete,26.0,16,2,",
+    ]
+    (axes, *_) = search_knobs(result.trials, [KnobAxis(knobs[0].key, labels=("4", "8", "16"))]).axes
+    dots = next(line for line in axes.lines if line.get_label() == "complete")
+    assert list(dots.get_xdata()) == [0, 2]
+    study.add_trial(complete(8))
+    write_figures(study, recipe, knobs, tmp_path, result)
+    assert (tmp_path / "figures" / "search_curves.png").is_file()
+
+
+@pytest.mark.parametrize("knobs", [KNOBS, [parse_knob("auxiliary.region_ages=0.5|1.0")]])
+def test_ages_of_regions_are_learnt_in_a_search_too(
+    cohort: Cohort, phantoms: Path, cache: Path, tmp_path: Path, knobs: list[Knob]
+) -> None:
+    recipe = load_recipe("demo", [*TINY, "training.epochs=1", "auxiliary.region_ages=1.0"])
+    ages = phantom_region_ages(phantoms)
+    settings = replace(HALVING, n_trials=1, pruner="none")
+    begin = partial(search, recipe, cohort, tmp_path / "out", knobs, settings, cache_folder=cache)
+    assert begin(region_ages=ages).n("complete") == 1
+
+
 def test_a_search_that_has_its_trials_is_returned(
     finished: tuple[Path, SearchResult], cohort: Cohort, recipe: Recipe, cache: Path
 ) -> None:
@@ -193,9 +238,21 @@ def test_values_that_no_network_takes_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_batches_of_one_image_are_refused_where_a_network_needs_more(
+    cohort: Cohort, cache: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe("demo", [*TINY, "architecture.backbone=resnet18"])
+    knobs = [parse_knob("training.batch_size=1|16")]
+    with pytest.raises(ConfigError, match="expected batches of 2 images or more, which resnet18"):
+        search(recipe, cohort, tmp_path / "out", knobs, HALVING, cache_folder=cache)
+    assert not (tmp_path / "out").exists()
+
+
 def test_passwords_are_not_shown() -> None:
     shown = without_password("postgresql://someone:secret@host:5432/studies")
     assert shown == "postgresql://someone:***@host:5432/studies"
+    shown = without_password("postgresql://host/studies?user=someone&password=secret")
+    assert shown == "postgresql://host/studies"
     assert without_password("folder/search.journal") == "folder/search.journal"
 
 

@@ -188,7 +188,7 @@ def test_listed_values_are_held_as_the_recipe_holds_them() -> None:
         (["training.stages=[]|[{epochs=18,size_px=96}]"], "expected --pruner none"),
         (["training.batch_size=8|16", "training.batch_size=32|64"], "found it 2 times"),
         (
-            ["training.schedule=plateau|constant", "architecture.sex_features=-1|8"],
+            ["training.schedule=one_cycle|constant", "architecture.sex_features=-1|8"],
             "architecture.sex_features",
         ),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from boneage_xai.types import Cohort
 from trainers.recipe import Recipe, load_recipe
 from trainers.search.results import SearchResult
 from trainers.search.run import search
-from trainers.search.study import is_behind
+from trainers.search.study import is_behind, requeue_dead_trials
 from trainers.search.worker import SearchSettings, Worker, make_pruner
 
 __all__ = ["cache", "cohort", "finished", "recipe"]
@@ -111,6 +112,19 @@ def test_values_that_ended_with_an_error_are_not_drawn_again(
     trials = begin().trials
     assert trials["state"].tolist() == ["complete", "failed", "complete"]
     assert trials["training.learning_rate"].nunique() == 3
+
+
+def test_a_trial_without_values_for_minutes_has_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = optuna.create_study()
+    study.ask()
+    study.ask().suggest_float("rate", 0, 1)
+    requeue_dead_trials(study, tmp_path)
+    assert [trial.state.name for trial in study.trials] == ["RUNNING", "RUNNING"]
+    monkeypatch.setattr("trainers.search.study._GRACE", timedelta(0))
+    requeue_dead_trials(study, tmp_path)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING"]
 
 
 def test_who_waits_for_other_workers_says_so_once(

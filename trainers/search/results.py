@@ -106,7 +106,9 @@ def _trials_table(study: Any, knobs: Sequence[Knob]) -> pd.DataFrame:
         for trial in trials
     ]
     names = ["trial", "state", "value", *(knob.key for knob in knobs), "epochs", "seconds"]
-    return pd.DataFrame(rows, columns=names).astype({"value": float, "seconds": float})
+    kinds = {"trial": int, "state": str, "value": float, "epochs": int, "seconds": float}
+    # As objects, whole numbers of a knob stay whole beside a trial that has none.
+    return pd.DataFrame(rows, columns=names, dtype=object).astype(kinds)
 
 
 def _shown(knob: Knob, stored: Any) -> Any:
@@ -170,10 +172,12 @@ def write_figures(
     if result.n("complete"):
         drawings["search_history"] = search_history(result.trials)
         drawings["search_knobs"] = search_knobs(result.trials, [_axis(knob) for knob in knobs])
+    # Another worker may have begun and ended a trial since the table was made.
+    ended = result.trials.loc[result.trials["state"].isin(["complete", "pruned"]), "trial"]
     curves = {
         trial.number: dict(sorted(finite.items()))
         for trial in study.get_trials(deepcopy=False)
-        if trial.state.name in ("COMPLETE", "PRUNED") and (finite := _finite_values(trial))
+        if trial.number in set(ended) and (finite := _finite_values(trial))
     }
     if curves:
         drawings["search_curves"] = search_curves(

@@ -15,6 +15,7 @@ from boneage_xai.data.cache import default_cache_folder, open_cache
 from boneage_xai.data.splits import split_cohort
 from boneage_xai.errors import BoneAgeError, ConfigError
 from boneage_xai.types import Cohort
+from trainers.auxiliary import RegionAges
 from trainers.engine import Progress, starting_network
 from trainers.history import StepReport
 from trainers.recipe import Recipe
@@ -27,6 +28,7 @@ _DECIDE_THE_NETWORK = (
     "architecture.",
     "initialisation.",
     "preprocessing.size_px",
+    "training.batch_size",
     "training.stages",
 )
 
@@ -41,6 +43,7 @@ def search(
     source: str = "",
     skipped_problem_rows: int = 0,
     cache_folder: Path | None = None,
+    region_ages: RegionAges | None = None,
     on_decode: Progress | None = None,
     on_trials: TrialProgress | None = None,
     on_epoch: TrialReport | None = None,
@@ -62,6 +65,7 @@ def search(
         source: where the cohort was read from, for the record.
         skipped_problem_rows: rows that the caller chose to leave out, for the record.
         cache_folder: where prepared pixels are kept; a folder of the user's by default.
+        region_ages: true ages of every case's regions, for recipes that learn them.
         on_decode: called with (done, total) while radiographs are decoded.
         on_trials: called with (done, total) trials, the running one as a fraction.
         on_epoch: called with a trial's number and its epoch's row of the history.
@@ -106,6 +110,7 @@ def search(
             "source": source,
             "skipped_problem_rows": skipped_problem_rows,
             "cache_folder": cache_folder,
+            "region_ages": region_ages,
             "on_decode": on_decode,
             "on_step": on_step,
         },

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ SURPLUS = "surplus"
 """Attribute of a trial that found enough others before it and trained nothing."""
 
 _HEARTBEAT_SECONDS = 30
-_GRACE_SECONDS = 180
+_GRACE = timedelta(minutes=3)
 _CLAIMED = ("recipe", "space", "data", "pruner", "seed")
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,8 @@ def without_password(storage: str) -> str:
     from sqlalchemy.exc import ArgumentError
 
     with suppress(ArgumentError, ValueError):
-        return str(make_url(storage).render_as_string(hide_password=True))
+        # Some drivers take a password, or the place of a key, behind the question mark.
+        return str(make_url(storage).set(query={}).render_as_string(hide_password=True))
     return storage
 
 
@@ -135,7 +137,7 @@ def _storage(address: str) -> Any:
             address,
             engine_kwargs=patience,
             heartbeat_interval=_HEARTBEAT_SECONDS,
-            grace_period=_GRACE_SECONDS,
+            grace_period=int(_GRACE.total_seconds()),
             heartbeat_stale_trial_callback=requeue,
         )
 
@@ -167,7 +169,8 @@ def requeue_dead_trials(study: Any, out: Path) -> None:
     """Fail and queue again the trials whose workers are gone.
 
     A worker that shared ``out`` is known to be gone by its lock at once; another, on a database,
-    by its heartbeat after three minutes.
+    by its heartbeat after three minutes. So is one that was killed before it had lock or heartbeat:
+    knobs are drawn right after, so that a trial that has none for so long has no worker.
     """
     import optuna
 
@@ -175,6 +178,9 @@ def requeue_dead_trials(study: Any, out: Path) -> None:
     for trial in study.get_trials(deepcopy=False, states=running):
         lock = trial_lock(out, trial.number)
         if not Path(lock.lock_file).is_file():
+            begun = trial.datetime_start
+            if not trial.params and datetime.now() - begun > _GRACE:
+                fail(study, trial.number)
             continue
         try:
             with lock.acquire(timeout=0):
