@@ -21,7 +21,7 @@ AgeDistribution = Literal["rsna", "uniform"]
 
 MANIFEST_FILE = "phantom.json"
 FORMAT: Literal["boneage_xai.phantom"] = "boneage_xai.phantom"
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 
 AGE_RANGE_MONTHS = (1, 228)
 """Youngest and oldest true age, and label, of a cohort."""
@@ -68,7 +68,7 @@ class PhantomManifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["boneage_xai.phantom"] = FORMAT
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
     toolkit_version: str = __version__
     n: int = Field(ge=1)
     seed: int = Field(ge=0)

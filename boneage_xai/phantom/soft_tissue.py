@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
+from scipy import ndimage
 
 from boneage_xai.anatomy import FINGERS
 from boneage_xai.phantom.growth import Hand, length_share
@@ -24,6 +26,9 @@ _TIP_BEYOND_BONE_MM = 1.5
 # share of their adult length, after widths of fingers measured on radiographs.
 _METACARPAL_SHARE = (0.30, 0.375, 0.48, 0.62, 0.76, 1.0)
 _RELATIVE_WIDTH = (1.48, 1.42, 1.30, 1.08, 1.02, 1.0)
+
+# Limbs end, and thin ones lie in thick ones, over so many mm (standard deviation).
+_SMOOTH_MM = 5.0
 
 Limb = tuple[float, float, float, float, float, float, float]
 """A tapered limb: x0, y0, x1, y1, half-width at both ends, half-thickness (mm)."""
@@ -58,6 +63,7 @@ def soft_tissue(
         y.astype(np.float32)[:, None],
         np.float32(1.9 * skeleton.scale),
     )
+    half = _smoothed_within(half, depth > 0, _SMOOTH_MM * skeleton.scale / pitch)
     size = (frame.width_px, frame.height_px)
     depth = np.asarray(Image.fromarray(depth).resize(size, Image.Resampling.BILINEAR))
     half = np.asarray(Image.fromarray(half).resize(size, Image.Resampling.BILINEAR))
@@ -80,6 +86,14 @@ def _melt(limbs: Field, x: Field, y: Field, softness: np.float32) -> tuple[Field
         weighted += weight * half
     floor = np.float32(1e-20)
     return softness * np.log(total + floor), weighted / (total + floor)
+
+
+def _smoothed_within(values: Field, inside: npt.NDArray[np.bool_], sd_px: float) -> Field:
+    """Return values blurred by those inside alone, so that no end of a limb shows deep inside."""
+    share = ndimage.gaussian_filter(inside.astype(np.float32), sd_px)
+    blurred = ndimage.gaussian_filter(np.where(inside, values, np.float32(0)), sd_px)
+    smooth: Field = np.where(inside, blurred / np.maximum(share, np.float32(1e-6)), values)
+    return smooth
 
 
 def _limbs(hand: Hand, skeleton: Skeleton) -> Iterator[Limb]:

@@ -292,3 +292,14 @@ def test_solid_turns_about_its_base() -> None:
     xs, ys = columns * 0.1 - 20, 20 - rows * 0.1
     assert x_min - 0.1 <= xs.min() < xs.max() <= x_max + 0.1
     assert y_min - 0.1 <= ys.min() < ys.max() <= y_max + 0.1
+
+
+@pytest.mark.parametrize("age_months", [6, 60, 150])
+def test_soft_tissue_has_no_edges_inside(age_months: float) -> None:
+    drawing = draw(median_hand(Sex.MALE, age_months), PhantomSettings.clean(512))
+    deep = drawing.depth_mm > 12 * drawing.skeleton.scale
+    pitch_mm = drawing.frame.mm_per_px / 2
+    rows, columns = np.gradient(drawing.thickness_mm, pitch_mm)
+    slope = np.hypot(rows, columns)[deep]
+    # Under the skin a round body is steep; so deep inside, thickness changes slowly.
+    assert slope.max() < 1.6
