@@ -87,9 +87,12 @@ def _verdicts(summary: pd.DataFrame, too_similar: float) -> list[str]:
         sentences.append(
             f"No agreement with the true effects could be shown for {_spoken(doubtful)}."
         )
-    if alike := random[random["value"] >= too_similar]["method"].tolist():
+    alike = random[random["value"] >= too_similar]
+    if not alike.empty:
         sentences.append(
-            f"Maps that hardly change when the network forgets everything: {_spoken(alike)}."
+            "Maps that hardly change when the network forgets everything (rank correlation "
+            f"{too_similar:g} or more in the mean over at most {alike['n'].max()} cases): "
+            f"{_spoken(alike['method'].tolist())}."
         )
     return sentences
 

@@ -22,7 +22,7 @@ from boneage_xai.analysis.run_analysis import (
     choose_cases,
     training_references,
 )
-from boneage_xai.anatomy import MARKER
+from boneage_xai.anatomy import OUTSIDE_HAND
 from boneage_xai.attribution.baselines import SameSexReferences
 from boneage_xai.attribution.faithfulness import deletion
 from boneage_xai.attribution.interface import AttributionMethod, AttributionSettings
@@ -37,13 +37,12 @@ from boneage_xai.phantom.manifest import PhantomManifest
 from boneage_xai.phantom.rendering import draw
 from boneage_xai.phantom.sensitivity import sensitivity_of
 from boneage_xai.predict import Progress
-from boneage_xai.regions.label_maps import BACKGROUND
 from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import FloatImage
 
 SCORE_TABLE = "scoreboard.parquet"
 
-RANDOMISED_CASES = 3
+RANDOMISED_CASES = 8
 """Cases, spread over sex and age, whose maps are compared with those of random networks."""
 
 SCORES = (
@@ -248,7 +247,7 @@ class _StoredMaps:
         case_ids: Any = group.attrs["case_ids"]
         self.index = {case_id: index for index, case_id in enumerate(case_ids)}
         names: Any = group["regions"].attrs["names"]
-        self.outside = [int(v) for v, name in names.items() if name in (BACKGROUND, MARKER)]
+        self.outside = [int(v) for v, name in names.items() if name in OUTSIDE_HAND]
 
     def of(self, case_id: str, name: str) -> npt.NDArray[Any]:
         """Return a map (H, W)."""
