@@ -98,6 +98,13 @@ class AnalysisFolder:
         write_json(path / "analysis.json", manifest)
         return cls.open(path)
 
+    def has_training_cases(self) -> bool:
+        """Return whether the network was trained on cases of the analysis, as far as is known."""
+        counted = self.manifest["steps"].get("evaluate", {}).get("n_training")
+        if counted is None:
+            return self.manifest["data"].get("split") in ("train", "all")
+        return int(counted) > 0
+
     def predictions(self) -> pd.DataFrame:
         """Return case_id, sex, reference_months, predicted_months, error_months."""
         return self._table("predictions.parquet")

@@ -250,6 +250,7 @@ def split_sentence(folder: AnalysisFolder) -> str:
 
 def optimism(folder: AnalysisFolder) -> str | None:
     """Return why errors may be smaller than on children the network has not seen, None if not."""
-    if folder.manifest["data"].get("split") not in ("train", "all"):
-        return None
-    return UNRECORDED if folder.manifest["run"].get("card") else OPTIMISTIC
+    if folder.manifest["run"].get("card"):
+        whole = folder.manifest["data"].get("split") in ("train", "all")
+        return UNRECORDED if whole else None
+    return OPTIMISTIC if folder.has_training_cases() else None

@@ -193,6 +193,7 @@ def evaluate_run(
     sexes = check_sexes(prepared.run, few, prepared.cache, frame, seed=seed)
     n_unlabelled = len(prepared.cohort) - len(cohort)
     detail: dict[str, Any] = {"n": len(frame), "seed": seed, "n_unlabelled": n_unlabelled}
+    detail["n_training"] = _in_split(prepared, cohort, "train")
     detail["n_validation"] = seen = _in_split(prepared, cohort, "validation")
     if calibration is not None:
         frame = corrected_table(frame, calibration.correction)

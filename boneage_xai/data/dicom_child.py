@@ -36,8 +36,8 @@ def age_months_of(dataset: Dataset) -> float | None:
         return between
     unit = _MONTHS_PER_UNIT[stated[2]]
     months = int(stated[1]) * unit
-    # A birthday may fall a day beside what mean years and months make of it.
-    slack = 1.5 / DAYS_PER_MONTH
+    # Months have 28 to 31 days.
+    slack = 3.5 / DAYS_PER_MONTH
     if between is not None and months - slack <= between <= months + unit + slack:
         return between
     return months

@@ -56,7 +56,7 @@ def _grey_strip(stored: npt.NDArray[Any], dataset: FileDataset) -> FloatImage:
         return _luminance(stored, float(2 ** int(dataset.BitsStored) - 1))
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"photometric interpretation {photometric} is not supported")
-    padding = _padding(stored, dataset)
+    padding = padding_of(stored, dataset)
     _refuse_unused_bits(stored[~padding], dataset)
     values, low, high = _modality_transform(stored, dataset)
     unit = _voi_transform(values, dataset)
@@ -165,7 +165,8 @@ def _look_up(values: npt.NDArray[Any], item: Any, dataset: FileDataset) -> tuple
     return table.astype(np.float64)[index], float(2**bits - 1)
 
 
-def _padding(stored: npt.NDArray[Any], dataset: FileDataset) -> npt.NDArray[np.bool_]:
+def padding_of(stored: npt.NDArray[Any], dataset: FileDataset) -> npt.NDArray[np.bool_]:
+    """Return where stored values are the padding value, or in its range; they show nothing."""
     value = first_number(dataset.get("PixelPaddingValue"))
     if value is None:
         return np.zeros(stored.shape, dtype=np.bool_)

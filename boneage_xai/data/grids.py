@@ -110,8 +110,8 @@ def _refuse_stray_quote(path: Path, lines: Sequence[str], first: int, delimiter:
         list(csv.reader(record, delimiter=delimiter, skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise DataError(
-            f"{path}: expected a row on each line, found a quote in line {first} that is "
-            f"closed in the middle of a cell of line {first + len(lines) - 1}"
+            f"{path}: expected a row on each line, found a quote in lines {first} to "
+            f"{first + len(lines) - 1} that is closed in the middle of a cell"
         ) from error
 
 

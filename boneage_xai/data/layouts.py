@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import os
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from boneage_xai.data.problems import Problem
 from boneage_xai.data.tables import (
     TABLE_SUFFIXES,
     LabelTable,
+    image_stem,
     normalise_header,
     strip_image_suffix,
 )
@@ -90,14 +91,15 @@ class FolderIndex:
         root: the folder.
         tables: files that may be label tables.
         image_folders: folders that hold radiographs.
-        region_folders: folders with a ``labels.json``, to the names of their PNG label maps.
+        region_folders: folders with a ``labels.json``, to the names of their PNG label maps
+            by the same composed (NFC).
         unlisted: a note for each folder below the root that cannot be listed.
     """
 
     root: Path
     tables: tuple[Path, ...]
     image_folders: tuple[ImageFolder, ...]
-    region_folders: Mapping[Path, frozenset[str]]
+    region_folders: Mapping[Path, Mapping[str, str]]
     unlisted: tuple[Problem, ...] = ()
 
     def parts(self, path: Path) -> tuple[str, ...]:
@@ -123,11 +125,20 @@ class ImageSet:
 
     @property
     def n_files(self) -> int:
-        """How many files its folders hold."""
-        return sum(len(names) for folder in self.folders for names in folder.files.values())
+        """How many files its folders hold, by whatever paths."""
+        paths = (f.path / n for f in self.folders for names in f.files.values() for n in names)
+        return len(distinct_files(paths))
 
 
 Layout = Callable[[FolderIndex, Sequence[LabelTable]], tuple[ImageSet, ...]]
+
+
+def distinct_files(paths: Iterable[Path]) -> list[Path]:
+    """Return one path for each file: a folder and a link to it hold one file under two paths."""
+    first: dict[str, Path] = {}
+    for path in paths:
+        first.setdefault(os.path.realpath(path), path)
+    return list(first.values())
 
 
 def plain_name(name: str) -> str:
@@ -153,7 +164,7 @@ def index_folder(
     """
     tables: list[Path] = []
     image_folders: list[ImageFolder] = []
-    region_folders: dict[Path, frozenset[str]] = {}
+    region_folders: dict[Path, Mapping[str, str]] = {}
     unlisted: list[Problem] = []
 
     def walk(folder: Path, parts: tuple[str, ...], around: frozenset[str]) -> None:
@@ -167,12 +178,13 @@ def index_folder(
         around |= {os.path.realpath(folder)}
         # A folder of label maps holds PNG files that are no radiographs.
         if LABELS_FILE in names:
-            region_folders[folder] = frozenset(n for n in names if n.lower().endswith(".png"))
-            names = [name for name in names if name not in region_folders[folder]]
+            maps = [name for name in names if name.lower().endswith(".png")]
+            region_folders[folder] = {unicodedata.normalize("NFC", name): name for name in maps}
+            names = [name for name in names if name not in maps]
         files: dict[str, tuple[str, ...]] = {}
         for name in names:
-            stem = unicodedata.normalize("NFC", strip_image_suffix(name))
-            if stem != unicodedata.normalize("NFC", name):
+            if strip_image_suffix(name) != name:
+                stem = image_stem(name)
                 files[stem] = (*files.get(stem, ()), name)
             elif name.lower().endswith(TABLE_SUFFIXES):
                 tables.append(folder / name)

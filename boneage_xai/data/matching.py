@@ -18,10 +18,11 @@ from boneage_xai.data.layouts import (
     FolderIndex,
     ImageFolder,
     ImageSet,
+    distinct_files,
     folders_named,
 )
 from boneage_xai.data.problems import Problem
-from boneage_xai.data.tables import LabelRow, LabelTable, strip_image_suffix
+from boneage_xai.data.tables import LabelRow, LabelTable, image_stem, strip_image_suffix
 from boneage_xai.errors import DataError
 from boneage_xai.types import Case, Sex
 
@@ -58,7 +59,7 @@ def match_rows(
             return []
         if folder_name not in by_folder:
             by_folder[folder_name] = folders_named(index, table.path, folder_name)
-        stem = unicodedata.normalize("NFC", strip_image_suffix(name))
+        stem = image_stem(name)
         found = [(f, n) for f in by_folder[folder_name] for n in f.files.get(stem, ())]
         return [(f, n) for f, n in found if n == name] or found
 
@@ -68,9 +69,7 @@ def match_rows(
         found = candidates(row.image)
         images = [f.path / n for f, n in found] or outside.find(table, row)
         matching.used.update((path.parent, path.name) for path in images)
-        if len(images) > 1:
-            # A folder and a link to it hold one file under two paths.
-            images = list({os.path.realpath(image): image for image in reversed(images)}.values())
+        images = distinct_files(images) if len(images) > 1 else images
         if len(images) == 1:
             case = _case(row, images[0], regions, matching.problems)
             if case is not None:
@@ -154,7 +153,8 @@ def match_headers(
             matching.used.update((folder.path, name) for name in names)
             files[stem].extend(folder.path / name for name in names)
     regions = _RegionFinder(index, index.root)
-    for case_id, images in files.items():
+    for case_id, paths in files.items():
+        images = distinct_files(paths)
         image = images[0]
 
         def report(kind: str, sentence: str, case_id: str = case_id, image: Path = image) -> None:
@@ -251,11 +251,11 @@ class _OutsideFinder:
             stems: dict[str, list[str]] = defaultdict(list)
             with contextlib.suppress(OSError):
                 for name in sorted(os.listdir(named.parent)):
-                    if (stem := strip_image_suffix(name)) != name:
-                        stems[stem].append(name)
+                    if strip_image_suffix(name) != name:
+                        stems[image_stem(name)].append(name)
             self._names[named.parent] = stems
-        stem = strip_image_suffix(named.name)
-        return [named.parent / name for name in self._names[named.parent].get(stem, ())]
+        found = self._names[named.parent].get(image_stem(named.name), ())
+        return [named.parent / name for name in found]
 
 
 class _RegionFinder:
@@ -274,8 +274,8 @@ class _RegionFinder:
             bases = (image_folder, image_folder.parent, self._home, self._index.root)
             places = [base / name for base in bases for name in REGION_FOLDERS]
             self._by_folder[image_folder] = [p for p in places if p in self._index.region_folders]
-        name = f"{case_id}.png"
+        name = unicodedata.normalize("NFC", f"{case_id}.png")
         for folder in self._by_folder[image_folder]:
-            if name in self._index.region_folders[folder]:
-                return folder / name
+            if (stored := self._index.region_folders[folder].get(name)) is not None:
+                return folder / stored
         return None

@@ -34,6 +34,7 @@ MAX_PIXELS = 50_000_000
 _MOST_PAGES_COUNTED = 100
 _HEAD_BYTES = 132
 _TIFF_BITS = 258
+_TIFF_SAMPLES = 277
 _TIFF_PLANES = 284
 _TIFF_PLANES_APART = 2
 _TIFF_PHOTOMETRIC = 262
@@ -198,7 +199,8 @@ def _refuse_by_header(path: Path, image: Image.Image, file_format: str) -> None:
             f"{path}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, found {width} x {height}"
         )
     tags = getattr(image, "tag_v2", {})
-    if tags.get(_TIFF_PLANES) == _TIFF_PLANES_APART and max(tags.get(_TIFF_BITS, (8,))) > 8:
+    apart = tags.get(_TIFF_PLANES) == _TIFF_PLANES_APART and tags.get(_TIFF_SAMPLES, 1) > 1
+    if apart and max(tags.get(_TIFF_BITS, (8,))) > 8:
         raise DataError(f"{path}: expected colours pixel by pixel, found deep planes of one each")
     # A JPEG of several pictures (MPO) holds previews beside the first, which is the radiograph.
     frames = _count_pages(image) if file_format != "JPEG" else 1

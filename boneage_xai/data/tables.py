@@ -134,6 +134,11 @@ def strip_image_suffix(name: str) -> str:
     return stem if stem and f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else name
 
 
+def image_stem(name: str) -> str:
+    """Return a file name without its image suffix, composed (NFC), to compare it with others."""
+    return unicodedata.normalize("NFC", strip_image_suffix(name))
+
+
 def _check_roles(wanted: Mapping[str, str]) -> None:
     for role in wanted:
         if role not in KNOWN_COLUMNS:

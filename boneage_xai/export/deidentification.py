@@ -22,6 +22,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from boneage_xai import __version__
 from boneage_xai.data.dicom_child import age_months_of
+from boneage_xai.data.dicom_grey import padding_of
 from boneage_xai.data.pixel_decoding import stored_values
 from boneage_xai.export.confidentiality_profile import action_on
 
@@ -91,8 +92,8 @@ def deidentify(
         dataset: one frame of integer pixels that our reader accepts.
         pseudonyms: what UIDs and the patient's id become.
         keep_patient_characteristics: keep sex, age, size, weight, ethnic group, and whether the
-            patient is neutered, pregnant or smokes. An age that only birth and study date told is
-            written, in months.
+            patient is neutered, pregnant or smokes. An age that birth and study date told, or told
+            more exactly, is written, in months.
 
     Returns:
         Explicit little endian, uncompressed, nothing in the preamble. Text that is burned into the
@@ -117,7 +118,7 @@ def deidentify(
         if tag.group < 8 or (tag.group >= _PIXEL_DATA >> 16 and tag != _PIXEL_DATA):
             del made[tag]
     made.PatientID = patient
-    if keep_patient_characteristics and age_months_of(made) is None and age_months is not None:
+    if keep_patient_characteristics and age_months not in (None, age_months_of(made)):
         made.PatientAge = f"{min(round(age_months), _LONGEST_AGE):03d}M"
     _state_what_was_done(made, keep_patient_characteristics)
     made.preamble = b"\0" * 128
@@ -183,22 +184,30 @@ def _store_pixels_anew(dataset: FileDataset) -> None:
     n_bytes = (n_bits * int(dataset.BitsAllocated) + 7) // 8
     if dataset.PhotometricInterpretation == "YBR_FULL_422":
         n_bytes = n_bytes // 3 * 2
-    pixels = _without_unused_bits(dataset, bytes(dataset.PixelData[:n_bytes]))
+    pixels = _without_hidden_bits(dataset, bytes(dataset.PixelData[:n_bytes]))
     representation = "OB" if int(dataset.BitsAllocated) <= 8 else "OW"
     dataset[_PIXEL_DATA] = DataElement(
         _PIXEL_DATA, representation, pixels + b"\0" * (len(pixels) % 2)
     )
 
 
-def _without_unused_bits(dataset: FileDataset, pixels: bytes) -> bytes:
-    """Clear the bits above those stored, where overlays hide; signed values fill them by sign."""
+def _without_hidden_bits(dataset: FileDataset, pixels: bytes) -> bytes:
+    """Return the pixels without what no viewer shows of them: overlays hide there.
+
+    Signed values fill the bits above those stored by their sign. Unsigned ones have none that the
+    reader accepts, but in padding, which is one value then.
+    """
     allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
-    if not 8 <= stored < allocated:
+    if allocated % 8:
         return pixels
-    kind = "i" if int(dataset.get("PixelRepresentation", 0) or 0) == 1 else "u"
-    values = np.frombuffer(pixels, dtype=f"<{kind}{allocated // 8}")
-    unused = allocated - stored
-    return ((values << unused) >> unused).astype(values.dtype).tobytes()
+    signed = int(dataset.get("PixelRepresentation", 0) or 0) == 1
+    values = np.frombuffer(pixels, dtype=f"<{'i' if signed else 'u'}{allocated // 8}")
+    if signed:
+        unused = max(allocated - stored, 0)
+        values = ((values << unused) >> unused).astype(values.dtype)
+    elif int(dataset.SamplesPerPixel) == 1 and (padding := padding_of(values, dataset)).any():
+        values = np.where(padding, values.dtype.type(dataset.PixelPaddingValue), values)
+    return values.tobytes()
 
 
 def _state_what_was_done(dataset: Dataset, keep_patient_characteristics: bool) -> None:

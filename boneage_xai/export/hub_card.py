@@ -75,6 +75,8 @@ def hub_card(run: Path, analysis: Path | None = None) -> str:
             *_limitations(folder, metrics),
         ]
     except (KeyError, TypeError, AttributeError) as error:
+        if folder is None:
+            raise
         raise ReportError(
             f"{analysis}: expected in its JSON what this toolkit writes, found another form "
             f"({one_clause(error)})"
@@ -90,10 +92,6 @@ def _steps(folder: AnalysisFolder) -> Mapping[str, Any]:
     return dict(folder.manifest["steps"])
 
 
-def _has_seen_them(folder: AnalysisFolder) -> bool:
-    return folder.manifest["data"].get("split") in ("train", "all")
-
-
 def _front_matter(
     manifest: RunManifest, folder: AnalysisFolder | None, metrics: Mapping[str, Any] | None
 ) -> str:
@@ -103,7 +101,7 @@ def _front_matter(
         "license": None,
     }
     # A leaderboard would take errors on children that the network has seen for those of a test.
-    if folder is not None and metrics is not None and not _has_seen_them(folder):
+    if folder is not None and metrics is not None and not folder.has_training_cases():
         data = folder.manifest["data"]
         confidence = metrics["settings"]["confidence"]
         content["model-index"] = [
@@ -241,7 +239,7 @@ def _errors(
         f"intervals:{corrected}"
     )
     yield ""
-    if _has_seen_them(folder):
+    if folder.has_training_cases():
         yield (
             "**The network was trained on cases among these**, so that these errors are likely to "
             "be smaller than on children it has not seen."

@@ -147,7 +147,8 @@ def write_ensemble(
         ConfigError: a folder that is in use; runs prepared differently, or the same one twice;
             one run seen in one view, which would be the run itself.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # Of a write that was killed a hidden folder is left.
+    if out.exists() and not (out.is_dir() and all(one.name[0] == "." for one in out.iterdir())):
         raise ConfigError(f"{out}: expected a new or empty folder, found one in use")
     members = [load_run(run) for run in runs]
     if len(members) == 1 and views == Views():
@@ -166,15 +167,14 @@ def write_ensemble(
         members=tuple(member.model_id for member in members),
         views=views,
     )
-    if out.exists():
-        out.rmdir()
-    with staged_folder(out) as staged:
+    with staged_folder(out / _MEMBERS) as staged:
         for number, member in enumerate(members):
-            folder = staged / _MEMBERS / str(number)
-            folder.mkdir(parents=True)
+            folder = staged / str(number)
+            folder.mkdir()
             for file in (WEIGHTS_FILE, SPLITS_FILE, MANIFEST_FILE):
                 shutil.copyfile(member.path / file, folder / file)
-        write_json(staged / ENSEMBLE_FILE, manifest.model_dump(mode="json"))
+    # The folder is complete once this is there.
+    write_json(out / ENSEMBLE_FILE, manifest.model_dump(mode="json"))
     return load_ensemble(out)
 
 

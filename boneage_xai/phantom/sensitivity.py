@@ -30,7 +30,8 @@ class AgeSensitivity:
     Args:
         whole: (H, W) float32, when the whole hand ages: ossification and growth of bones and
             soft tissue, at a magnification that keeps the size of the hand and an exposure that
-            follows its thickness. 0 beside the hand, where nothing but the exposure differs.
+            follows its thickness. 0 beside the hand, where the exposure differs and, within a few
+            pixels of the skin, the outline.
         by_region: region to (H, W) float32, when only the ossification of that region ages.
         delta_months: step in age to either side.
     """

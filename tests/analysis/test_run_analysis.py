@@ -116,7 +116,9 @@ def test_evaluate_then_attribute_fill_a_new_folder(
     assert set(metrics["baselines"]) == {"mean", "sex_mean", "intensity_ridge"}
     assert folder.history() is not None
     # All that the run was not trained on are its validation cases.
-    assert folder.manifest["steps"]["evaluate"]["n_validation"] == len(predictions) == 8
+    step = folder.manifest["steps"]["evaluate"]
+    assert (step["n_training"], step["n_validation"], len(predictions)) == (0, 8, 8)
+    assert not folder.has_training_cases()
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
     settings = AttributionSettings(baseline="mean")

@@ -10,6 +10,7 @@ import pytest
 from boneage_xai.data.cohort import read_source
 from boneage_xai.data.layouts import folders_named, index_folder
 from boneage_xai.errors import DataError
+from dicom_files import dataset, written
 from source_folders import TRAINING, make, make_unlistable
 
 
@@ -63,12 +64,26 @@ def test_a_link_beside_its_folder_makes_no_image_ambiguous(tmp_path: Path) -> No
     assert {case.image.parent.name for case in reading.cohorts[0]} == {"images"}
 
 
+def test_a_link_beside_a_folder_of_dicom_files_claims_no_id(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    written(tmp_path / "images" / "1.dcm", dataset(PatientSex="F"))
+    (tmp_path / "latest").symlink_to("images", target_is_directory=True)
+    reading = read_source(tmp_path)
+    assert ([len(cohort) for cohort in reading.cohorts], reading.n_rows) == ([1], (1,))
+    assert reading.problems == ()
+
+
 def test_names_are_compared_composed(tmp_path: Path) -> None:
     composed, apart = (unicodedata.normalize(form, "Jürgen") for form in ("NFC", "NFD"))
-    make(tmp_path, {"t.csv": f"id,sex\n{composed},F\nÄ,M\n"}, [f"{apart}.png", "Ä.png"])
-    reading = read_source(tmp_path)
+    labels = {"labels/labels.json": '{"1": "radius"}', f"labels/{apart}.png": ""}
+    rows = f"id,image,sex\n{composed},,F\nÄ,../else/{composed},M\n"
+    make(tmp_path / "set", {"t.csv": rows, **labels}, [f"{apart}.png"])
+    make(tmp_path / "else", {}, [f"{apart}.png"])
+    reading = read_source(tmp_path / "set")
     assert [case.case_id for case in reading.cohorts[0]] == [composed, "Ä"]
     assert reading.problems == ()
+    region_file = reading.cohorts[0].cases[0].region_file
+    assert region_file == tmp_path / "set" / "labels" / f"{apart}.png"
 
 
 def test_absolute_names_find_any_suffix_and_leave_no_image_without_row(

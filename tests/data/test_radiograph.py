@@ -155,6 +155,13 @@ def test_orientation_of_a_tiff_is_honoured(
         np.testing.assert_allclose(read.pixels, turned / (2**bits - 1), atol=1e-6)
 
 
+def test_one_deep_plane_is_grey(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 2**16, (20, 30)).astype(np.uint16)
+    image = Image.fromarray(grey)
+    image.save(tmp_path / "a.tif", compression="tiff_lzw", tiffinfo={284: 2})
+    np.testing.assert_allclose(read_radiograph(tmp_path / "a.tif").pixels, grey / 65535, atol=1e-6)
+
+
 def test_deep_colours_in_planes_are_refused(tmp_path: Path) -> None:
     planes = np.random.default_rng(0).integers(0, 2**16, (3, 20, 30)).astype(np.uint16)
     tifffile.imwrite(

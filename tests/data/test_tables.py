@@ -158,7 +158,7 @@ def test_wrong_columns_are_refused(
         pytest.param(b'id,sex\n1,"M\n2,F\n3,F\n', "a quote that is never closed", id="open quote"),
         pytest.param(
             b'id,sex,note\n1,M,"R marker\n2,F,ok\n3,F,"ok again\n4,F,ok\n',
-            "a quote in line 2 that is closed in the middle of a cell of line 4",
+            "a quote in lines 2 to 4 that is closed in the middle of a cell",
             id="two stray quotes",
         ),
     ],

@@ -349,14 +349,36 @@ def test_the_validator_finds_no_error_that_the_source_had_not(tmp_path: Path) ->
         assert set(_errors(out / name)) - before == set()
 
 
-def test_an_overlay_in_unused_bits_does_not_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "bits"), [(np.int16, 12), (np.int8, 7)])
+def test_an_overlay_in_unused_bits_does_not_stay(
+    tmp_path: Path, kind: type[np.signedinteger], bits: int
+) -> None:
     rng = np.random.default_rng(4)
-    values = rng.integers(-(2**11), 2**11, (40, 30)).astype(np.int16)
-    marked = (values & 0x0FFF) | (rng.integers(0, 2, values.shape) << 12).astype(np.int16)
-    source = written(tmp_path / "hand.dcm", dataset(marked, bits=12))
+    values = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (40, 30)).astype(kind)
+    hidden = rng.integers(0, 2, values.shape) << bits
+    marked = ((values & (2**bits - 1)) | hidden).astype(kind)
+    source = written(tmp_path / "hand.dcm", dataset(marked, bits=bits))
     (made,) = copied(source, tmp_path / "out").values()
-    stored = np.frombuffer(made.PixelData, dtype=np.int16).reshape(values.shape)
+    stored = np.frombuffer(made.PixelData, dtype=kind).reshape(values.shape)
     np.testing.assert_array_equal(stored, values)
+
+
+def test_padding_stays_padding_and_tells_nothing_else(tmp_path: Path) -> None:
+    pixels = np.full((40, 30), 700, dtype=np.uint16)
+    pixels[:10] = 0x1000 + np.arange(30)
+    ds = dataset(pixels, bits=12, PixelPaddingValue=0x1000, PixelPaddingRangeLimit=0x1FFF)
+    source = written(tmp_path / "hand.dcm", ds)
+    (made,) = copied(source, tmp_path / "out").values()
+    stored = np.frombuffer(made.PixelData, dtype=np.uint16).reshape(pixels.shape)
+    np.testing.assert_array_equal(stored, np.where(pixels > 0xFFF, 0x1000, pixels))
+
+
+def test_an_age_that_dates_tell_more_exactly_is_kept_in_months(tmp_path: Path) -> None:
+    elements = {"PatientAge": "008Y", "PatientBirthDate": "20000115", "StudyDate": "20081201"}
+    source = written(tmp_path / "hand.dcm", dataset(**elements))
+    (made,) = copied(source, tmp_path / "out", keep_patient_characteristics=True).values()
+    assert made.PatientAge == "107M"
+    assert made.PatientBirthDate == ""
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (40, 30, 3)])

@@ -54,16 +54,21 @@ def test_front_matter_holds_the_metrics_with_their_intervals(sex_run: Path, anal
         }  # fmt: skip
 
 
-@pytest.mark.parametrize("split", ["train", "all"])
+@pytest.mark.parametrize(
+    ("split", "n_training", "learnt"),
+    [("all", 48, True), ("all", 0, False), ("all", None, True), ("train", None, True)],
+)
 def test_errors_on_cases_that_were_learnt_from_are_no_test(
-    sex_run: Path, analysis: Path, split: str
+    sex_run: Path, analysis: Path, split: str, n_training: int | None, learnt: bool
 ) -> None:
     content = read_json(analysis / "analysis.json")
     content["data"]["split"] = split
+    if n_training is not None:
+        content["steps"]["evaluate"]["n_training"] = n_training
     write_json(analysis / "analysis.json", content)
     card = hub_card(sex_run, analysis)
-    assert "model-index" not in _front(card)
-    assert "**The network was trained on cases among these**" in card
+    assert ("model-index" not in _front(card)) == learnt
+    assert ("**The network was trained on cases among these**" in card) == learnt
 
 
 def test_cases_that_chose_the_epoch_are_counted(sex_run: Path, analysis: Path) -> None:

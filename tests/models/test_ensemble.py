@@ -105,7 +105,10 @@ def test_a_member_without_splits_leaves_nothing_behind(
     with pytest.raises(CheckpointError, match=r"bare/splits\.csv: no such file"):
         write_ensemble([sex_run, bare], out, views=BOTH)
     assert list(out.iterdir()) == []
-    assert len(write_ensemble([sex_run, image_run], out, views=BOTH).members) == 2
+    link = tmp_path / "link"
+    link.symlink_to(out, target_is_directory=True)
+    (out / ".members.of-a-kill").mkdir()
+    assert len(write_ensemble([sex_run, image_run], link, views=BOTH).members) == 2
 
 
 def test_damage_is_named(sex_run: Path, image_run: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from boneage_xai.types import Cohort
 from trainers.recipe import Recipe, load_recipe
 from trainers.search.results import SearchResult
 from trainers.search.run import search
-from trainers.search.study import is_behind, requeue_dead_trials
+from trainers.search.study import CONTINUES, is_behind, requeue_dead_trials
 from trainers.search.worker import SearchSettings, Worker, make_pruner
 
 __all__ = ["cache", "cohort", "finished", "recipe"]
@@ -117,14 +116,21 @@ def test_values_that_ended_with_an_error_are_not_drawn_again(
 def test_a_trial_without_values_for_minutes_has_no_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = optuna.create_study()
+    study, first_seen = optuna.create_study(), dict[int, float]()
     study.ask()
     study.ask().suggest_float("rate", 0, 1)
-    requeue_dead_trials(study, tmp_path)
-    assert [trial.state.name for trial in study.trials] == ["RUNNING", "RUNNING"]
-    monkeypatch.setattr("trainers.search.study._GRACE", timedelta(0))
-    requeue_dead_trials(study, tmp_path)
-    assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING"]
+    study.enqueue_trial({"rate": 0.5}, user_attrs={CONTINUES: [7]})
+    study.ask()
+    requeue_dead_trials(study, tmp_path, first_seen)
+    assert [trial.state.name for trial in study.trials] == ["RUNNING"] * 3
+    monkeypatch.setattr("trainers.search.study._GRACE_SECONDS", -1)
+    requeue_dead_trials(study, tmp_path, first_seen)
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["FAIL", "RUNNING", "FAIL", "WAITING"]
+    # What was queued with values is queued again, and goes on with the same trainings.
+    again = study.trials[3]
+    assert again.system_attrs["fixed_params"] == {"rate": 0.5}
+    assert again.user_attrs[CONTINUES] == [7, 2]
 
 
 def test_who_waits_for_other_workers_says_so_once(

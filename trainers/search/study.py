@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ SURPLUS = "surplus"
 """Attribute of a trial that found enough others before it and trained nothing."""
 
 _HEARTBEAT_SECONDS = 30
-_GRACE = timedelta(minutes=3)
+_GRACE_SECONDS = 180
 _CLAIMED = ("recipe", "space", "data", "pruner", "seed")
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def _storage(address: str) -> Any:
             address,
             engine_kwargs=patience,
             heartbeat_interval=_HEARTBEAT_SECONDS,
-            grace_period=int(_GRACE.total_seconds()),
+            grace_period=_GRACE_SECONDS,
             heartbeat_stale_trial_callback=requeue,
         )
 
@@ -147,11 +147,11 @@ def requeue(study: Any, trial: Any) -> None:
 
     Args:
         study: that the trial belongs to.
-        trial: failed; one that had no knobs yet is not queued.
+        trial: failed; one that had no knobs yet, nor was queued with some, is not queued.
     """
-    if trial.params:
+    if knobs := trial.params or trial.system_attrs.get("fixed_params"):
         ended = [*trial.user_attrs.get(CONTINUES, []), trial.number]
-        study.enqueue_trial(trial.params, user_attrs={CONTINUES: ended})
+        study.enqueue_trial(knobs, user_attrs={CONTINUES: ended})
 
 
 def trial_folder(out: Path, number: int) -> Path:
@@ -165,12 +165,18 @@ def trial_lock(out: Path, number: int) -> FileLock:
     return FileLock(out / TRIALS_FOLDER / f".{number:04d}.lock")
 
 
-def requeue_dead_trials(study: Any, out: Path) -> None:
+def requeue_dead_trials(study: Any, out: Path, first_seen: dict[int, float]) -> None:
     """Fail and queue again the trials whose workers are gone.
 
     A worker that shared ``out`` is known to be gone by its lock at once; another, on a database,
     by its heartbeat after three minutes. So is one that was killed before it had lock or heartbeat:
     knobs are drawn right after, so that a trial that has none for so long has no worker.
+
+    Args:
+        study: an Optuna study.
+        out: folder of the search.
+        first_seen: by trial, the monotonic time at which this worker first saw it without knobs,
+            since clocks of machines may differ; kept from call to call.
     """
     import optuna
 
@@ -178,9 +184,10 @@ def requeue_dead_trials(study: Any, out: Path) -> None:
     for trial in study.get_trials(deepcopy=False, states=running):
         lock = trial_lock(out, trial.number)
         if not Path(lock.lock_file).is_file():
-            begun = trial.datetime_start
-            if not trial.params and datetime.now() - begun > _GRACE:
+            begun = first_seen.setdefault(trial.number, time.monotonic())
+            if not trial.params and time.monotonic() - begun > _GRACE_SECONDS:
                 fail(study, trial.number)
+                requeue(study, trial)
             continue
         try:
             with lock.acquire(timeout=0):

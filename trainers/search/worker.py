@@ -118,8 +118,9 @@ class Worker:
             after_trial: called after each trial of this worker.
         """
         awaited: set[int] = set()
+        first_seen: dict[int, float] = {}
         while True:
-            requeue_dead_trials(self.study, self.out)
+            requeue_dead_trials(self.study, self.out, first_seen)
             finished, running = self._finished_and_running()
             self._progress(finished)
             if finished >= self.settings.n_trials:
