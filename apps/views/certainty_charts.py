@@ -104,14 +104,14 @@ def interval_chart(table: pd.DataFrame) -> alt.LayerChart:
             high_months and covered per case of the checked half.
 
     Returns:
-        Reference minus prediction against the prediction; cases outside are ringed, and the
+        Prediction minus reference against the prediction; cases outside are ringed, and the
         edges of the boys' band are dashed.
     """
     scale, ticks = age_scale(table["predicted_months"].to_list())
     frame = table.assign(
-        beyond_months=table["reference_months"] - table["predicted_months"],
-        below=table["low_months"] - table["predicted_months"],
-        above=table["high_months"] - table["predicted_months"],
+        beyond_months=table["predicted_months"] - table["reference_months"],
+        below=table["predicted_months"] - table["high_months"],
+        above=table["predicted_months"] - table["low_months"],
     )
     x = alt.X(
         "predicted_months:Q",
@@ -119,7 +119,7 @@ def interval_chart(table: pd.DataFrame) -> alt.LayerChart:
         scale=scale,
         axis=alt.Axis(values=ticks),
     )
-    title = "reference minus prediction (months)"
+    title = "predicted minus reference (months)"
     bands = []
     for code, dash in zip(SEX_NAMES, ([1, 0], [5, 3]), strict=True):
         part = _corners(frame[frame["sex"] == code].sort_values("predicted_months"))

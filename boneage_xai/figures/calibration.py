@@ -67,18 +67,20 @@ def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
         left.plot(
             ends, line["intercept_months"] + slope * ends, color=VERMILLION, ls="--", label=label
         )
-    left.errorbar(x, y, yerr=bars, fmt="o", color=BLUE, capsize=3, label="mean of a tenth")
+    tenths = max(int(row["n"]) for row in curve) > 1
+    label = "mean of a tenth of the cases" if tenths else "a case"
+    left.errorbar(x, y, yerr=bars, fmt="o", color=BLUE, capsize=3, label=label)
     age_axis(left, "x", low, high)
     age_axis(left, "y", low, high)
     left.set_aspect("equal")
     left.set_ylabel("mean reference bone age (months)")
-    left.set_title("Calibration")
+    left.set_title(f"Calibration, n = {sum(int(row['n']) for row in curve):,}")
     left.legend(loc="upper left")
     right.axhline(0.0, color=BLACK, linewidth=1.2)
     right.errorbar(x, errors, yerr=error_bars, fmt="o", color=BLUE, capsize=3)
     age_axis(right, "x", low, high)
     right.set_ylabel("mean predicted minus reference (months)")
-    right.set_title("Mean error, with 95% intervals")
+    right.set_title("Mean error, with 95% intervals" if tenths else "Error")
     for axes in (left, right):
         axes.set_xlabel("predicted bone age (months)")
     return figure

@@ -94,10 +94,12 @@ def _forest(axes: Axes, part: pd.DataFrame, labels: Mapping[str, str], level: fl
         axes.plot(
             ends, [y, y], color=colour, linewidth=1.6 if sure else 1.1, alpha=1 if sure else 0.7
         )
+        # Beyond the scale: an arrow in place of a point that would seem to be certain.
+        beyond = risk and value != float(row["effect"])
         axes.plot(
             value,
             y,
-            "o",
+            (">" if value > 1 else "<") if beyond else "o",
             color=colour,
             markerfacecolor=colour if sure else "white",
             markersize=6 if sure else 5,

@@ -29,7 +29,7 @@ def intervals_by_prediction(table: pd.DataFrame, coverage: float) -> Figure:
         coverage: share of references that intervals are to contain.
 
     Returns:
-        An axes per sex: reference minus prediction against the prediction.
+        An axes per sex: prediction minus reference against the prediction.
 
     Raises:
         ReportError: no cases.
@@ -42,11 +42,11 @@ def intervals_by_prediction(table: pd.DataFrame, coverage: float) -> Figure:
     for axes, (sex, name) in zip(both, SEX_NAMES.items(), strict=True):
         part = table[table["sex"] == sex].sort_values("predicted_months")
         predicted = part["predicted_months"].to_numpy()
-        ends = [part[end].to_numpy() - predicted for end in ("low_months", "high_months")]
+        ends = [predicted - part[end].to_numpy() for end in ("high_months", "low_months")]
         axes.fill_between(predicted, *ends, color=SEX_COLOURS[sex], alpha=0.18, linewidth=0)
         for end in ends:
             axes.plot(predicted, end, color=SEX_COLOURS[sex], linewidth=1.2)
-        error = part["reference_months"].to_numpy() - predicted
+        error = predicted - part["reference_months"].to_numpy()
         inside = part["covered"].to_numpy(dtype=bool)
         size = float(np.clip(9_000 / max(len(part), 1), 4.0, 20.0))
         for mask, colour, label in (
@@ -69,7 +69,7 @@ def intervals_by_prediction(table: pd.DataFrame, coverage: float) -> Figure:
         share = f", {inside.mean():.0%} inside" if len(part) else ""
         axes.set_title(f"{coverage:.0%} intervals, {name} (n = {len(part):,}{share})")
         axes.legend(loc="upper right", ncols=2)
-    both[0].set_ylabel("reference minus prediction (months)")
+    both[0].set_ylabel("predicted minus reference (months)")
     bottom, top = both[0].get_ylim()
     both[0].set_ylim(bottom, top + 0.15 * (top - bottom))
     return figure

@@ -23,6 +23,7 @@ from boneage_xai.figures.style import (
     GREY,
     ORANGE,
     PURPLE,
+    counted_range,
     draw_radiograph,
     new_figure,
     signed_text,
@@ -97,9 +98,8 @@ def occlusion_bars(
     first.set_yticks(np.arange(len(regions)), names, parse_math=False)
     first.set_ylim(len(regions) - 0.5, -0.6)
     figure.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    number = int(bones["n"].max())
-    what = "case" if number == 1 else "cases"
-    figure.supxlabel(f"mean over {number:,} {what} with 95% bootstrap interval", fontsize=9.5)
+    over = counted_range(bones["n"], "case", "cases")
+    figure.supxlabel(f"mean over {over} with 95% bootstrap interval", fontsize=9.5)
     return figure
 
 

@@ -23,8 +23,10 @@ from boneage_xai.figures.style import (
     age_axis,
     age_limits,
     interval_bars,
+    month_ticks,
     new_figure,
     signed_text,
+    spread_apart,
     styled,
 )
 
@@ -127,27 +129,14 @@ def bland_altman(predictions: pd.DataFrame) -> Figure:
     axes = figure.add_subplot()
     _scatter_by_sex(axes, predictions["sex"], mean, difference)
     low, high = age_limits(mean)
-    for key, name, dashes in (
-        ("upper_months", "upper limit", (5, 3)),
-        ("bias_months", "bias", (None, None)),
-        ("lower_months", "lower limit", (5, 3)),
-    ):
-        estimate = result["intervals"][key]
-        if estimate["value"] is None:
-            continue
-        axes.axhline(estimate["value"], color=BLACK, linewidth=1.3, dashes=dashes)
-        if estimate["low"] is not None:
-            axes.axhspan(estimate["low"], estimate["high"], color=BLACK, alpha=0.10, linewidth=0)
-        axes.annotate(
-            f"{name}\n{signed_text(estimate['value'])} months",
-            xy=(1.0, estimate["value"]),
-            xycoords=("axes fraction", "data"),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            annotation_clip=False,
-        )
+    known = [
+        abs(value)
+        for key in ("lower_months", "upper_months")
+        for value in result["intervals"][key].values()
+        if value is not None
+    ]
+    reach = 1.12 * max(5.0, float(difference.abs().max()), *known)
+    _agreement_lines(axes, result["intervals"], reach)
     slope = result["slope"]
     if slope["value"] is not None:
         ends = np.array([mean.min(), mean.max()])
@@ -162,15 +151,43 @@ def bland_altman(predictions: pd.DataFrame) -> Figure:
             ),
         )
     age_axis(axes, "x", low, high)
-    limits = [result["intervals"][key] for key in ("lower_months", "upper_months")]
-    known = [abs(value) for limit in limits for value in limit.values() if value is not None]
-    reach = 1.12 * max(5.0, float(difference.abs().max()), *known)
     axes.set_ylim(-reach, reach)
     axes.set_xlabel("mean of predicted and reference bone age (months)")
     axes.set_ylabel("predicted minus reference (months)")
     axes.set_title("Agreement with the reference: bias and limits (±1.96 SD) with 95% intervals")
     axes.legend(loc="lower left", ncols=3)
     return figure
+
+
+def _agreement_lines(axes: Axes, intervals: Mapping[str, Any], reach: float) -> None:
+    """Draw bias and limits, with their values beside the axes, apart where lines lie close."""
+    lines = [
+        (name, dashes, intervals[key])
+        for key, name, dashes in (
+            ("upper_months", "upper limit", (5, 3)),
+            ("bias_months", "bias", (None, None)),
+            ("lower_months", "lower limit", (5, 3)),
+        )
+        if intervals[key]["value"] is not None
+    ]
+    least = 0.2 * reach
+    heights = spread_apart([estimate["value"] for _, _, estimate in lines], least)
+    # Half of what labels had to move down they move up together.
+    up = (lines[-1][2]["value"] - heights[-1]) / 2 if lines else 0.0
+    for (name, dashes, estimate), height in zip(lines, heights, strict=True):
+        axes.axhline(estimate["value"], color=BLACK, linewidth=1.3, dashes=dashes)
+        if estimate["low"] is not None:
+            axes.axhspan(estimate["low"], estimate["high"], color=BLACK, alpha=0.10, linewidth=0)
+        axes.annotate(
+            f"{name}\n{signed_text(estimate['value'])} months",
+            xy=(1.0, height + up),
+            xycoords=("axes fraction", "data"),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            annotation_clip=False,
+        )
 
 
 @styled
@@ -235,27 +252,27 @@ def error_distribution(predictions: pd.DataFrame) -> Figure:
         legend=False,
         ax=right,
     )
-    ticks = [
-        0.0,
-        6.0,
-        12.0,
-        24.0,
-        *np.arange(36.0, max(reach, 42.0) + 1.0, 12.0 if reach <= 60 else 24.0),
-    ]
+    shares = []
     for limit in (6.0, 12.0, 24.0):
         share = float((frame["size"] <= limit).mean())
-        right.plot([limit, limit], [0.0, share], color=GREY, linewidth=1.0, linestyle=":")
-        right.plot([limit], [share], "o", color=BLACK, markersize=4)
-        right.annotate(
-            f"{100 * share:.0f}% within {limit:g}",
-            (limit, share),
-            xytext=(8, -12),
-            textcoords="offset points",
-            fontsize=9,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-        )
-    right.set_xticks(ticks)
-    right.set_xlim(0.0, max(reach, 42.0))
+        right.axvline(limit, color=GREY, linewidth=1.0, linestyle=":")
+        shares.append(f"{100 * share:.0f}% within {limit:g} months")
+    right.text(
+        0.97,
+        0.06,
+        "\n".join(["all cases", *shares]),
+        transform=right.transAxes,
+        ha="right",
+        fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "#D0D0D0", "pad": 4},
+    )
+    widest = max(reach, 42.0)
+    right.set_xlim(0.0, widest)
+    right.set_xticks(
+        [0.0, 6.0, 12.0, *np.arange(24.0, widest + 1.0, 12.0)]
+        if widest <= 84
+        else month_ticks(0.0, widest, most=7)
+    )
     right.set_ylim(0.0, 1.02)
     right.yaxis.set_major_formatter("{x:.0%}")
     right.set_xlabel("absolute error (months)")

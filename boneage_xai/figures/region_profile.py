@@ -78,7 +78,10 @@ def share_by_stage(table: pd.DataFrame, control: pd.DataFrame | None = None) -> 
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     # Intervals of a few cases may be cut, so that they do not flatten the rest.
     ends = cells.loc[~cells["few_cases"].astype(bool), "share_of_hand_high"]
-    highest = pd.concat([cells["share_of_hand"], cells["area_of_hand"], ends]).max()
+    shown = [cells["share_of_hand"], cells["area_of_hand"], ends]
+    if control is not None:
+        shown.append(control.loc[control["region"].isin(names), "share_of_hand"])
+    highest = pd.concat(shown).max()
     figure.axes[0].set_ylim(0.0, 1.06 * float(highest))
     figure.axes[0].set_xlim(-0.6, len(STAGES) - 0.4)
     for axes in grid.ravel()[len(names) :]:

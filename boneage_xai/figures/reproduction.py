@@ -42,7 +42,7 @@ def curves_by_arm(histories: Mapping[str, pd.DataFrame]) -> Figure:
         histories: arm to epoch (from 0), train_mae_months, val_mae_months.
 
     Returns:
-        Two columns of axes; the scale ends at ``HIGHEST_MONTHS``.
+        Two columns of axes with the same epochs; the scale ends at ``HIGHEST_MONTHS``.
 
     Raises:
         ReportError: no arms.
@@ -51,7 +51,7 @@ def curves_by_arm(histories: Mapping[str, pd.DataFrame]) -> Figure:
         raise ReportError("learning curves: expected at least one arm, found none")
     rows = math.ceil(len(histories) / 2)
     figure = new_figure(0.5 + 2.3 * rows)
-    grid = figure.subplots(rows, 2, squeeze=False, sharey=True)
+    grid = figure.subplots(rows, 2, squeeze=False, sharex=True, sharey=True)
     both = ["train_mae_months", "val_mae_months"]
     values = np.concatenate([one[both].to_numpy().ravel() for one in histories.values()])
     values = values[np.isfinite(values)]
@@ -82,6 +82,7 @@ def curves_by_arm(histories: Mapping[str, pd.DataFrame]) -> Figure:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        axes.tick_params(labelbottom=True)
         axes.set_title(name)
     for axes in grid[:, 0]:
         axes.set_ylabel("MAE, months")

@@ -31,6 +31,7 @@ from boneage_xai.figures.style import (
     YOUNGER_COLOUR,
     new_figure,
     signed_text,
+    spread_apart,
     styled,
 )
 from boneage_xai.types import Sex
@@ -222,7 +223,8 @@ def draw_hand(
         value = values.get(region, math.nan)
         if math.isnan(value):
             return UNMEASURED
-        red, green, blue, _ = measure.colours(scale(value))
+        # A logarithmic scale knows no 0, and colours what it does not know black.
+        red, green, blue, _ = measure.colours(scale(float(np.clip(value, scale.vmin, scale.vmax))))
         # Halfway to paper.
         return (
             (0.45 + 0.55 * red, 0.45 + 0.55 * green, 0.45 + 0.55 * blue)
@@ -343,7 +345,7 @@ def _names(axes: Axes, outlines: HandOutlines, cell: pd.DataFrame, measure: Meas
     for side, names in ((-1, _NAMED_LEFT), (1, _NAMED_RIGHT)):
         anchors = {name: _anchor(outlines, name, side) for name in names if name in values}
         order = sorted(anchors, key=lambda name: -anchors[name][1])
-        heights = _spread([anchors[name][1] for name in order], 0.11 * (top - bottom))
+        heights = spread_apart([anchors[name][1] for name in order], 0.11 * (top - bottom))
         for name, height in zip(order, heights, strict=True):
             value = values[name]
             shown = "–" if math.isnan(value) else measure.text(value)
@@ -383,11 +385,3 @@ def _anchor(outlines: HandOutlines, region: str, side: int) -> tuple[float, floa
     outermost = max(shapes, key=lambda shape: side * float(shape.points[:, 0].mean()))
     x, y = outermost.points.mean(axis=0)
     return float(x), float(y)
-
-
-def _spread(heights: list[float], least: float) -> list[float]:
-    """Return heights, falling, moved apart to a least distance."""
-    spread: list[float] = []
-    for height in heights:
-        spread.append(min(height, spread[-1] - least) if spread else height)
-    return spread

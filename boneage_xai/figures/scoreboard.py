@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from boneage_xai.errors import ReportError
-from boneage_xai.figures.style import BLACK, BLUE, GREY, new_figure, styled
+from boneage_xai.figures.style import BLACK, BLUE, GREY, counted_range, new_figure, styled
 
 PANELS = {
     "region_correlation": "Regions: agreement\nwith true effects",
@@ -67,9 +67,9 @@ def scoreboard(summary: pd.DataFrame) -> Figure:
     first = axes_row[0]
     first.set_yticks(np.arange(len(methods)), [name.replace("_", " ") for name in methods])
     first.set_ylim(len(methods) - 0.4, -0.6)
-    cases = int(summary["n"].max())
+    over = counted_range(summary.loc[summary["n"] > 0, "n"], "phantom", "phantoms")
     figure.supxlabel(
-        f"mean over {cases:,} phantoms with 95% bootstrap interval; grey ticks: chance on the hand",
+        f"mean over {over} with 95% bootstrap interval; grey ticks: chance on the hand",
         fontsize=9.5,
     )
     return figure

@@ -102,6 +102,8 @@ def search_history(trials: pd.DataFrame) -> Figure:
     )  # fmt: skip
     best, value = _best(complete)
     _mark_best(axes, best, value, f"best: {value:.1f} months, trial {best}")
+    _cut(axes, complete["value"])
+    _mark_beyond(axes, complete, complete["trial"])
     _headroom(axes)
     _mark_pruned(axes, list(trials.loc[trials["state"] == "pruned", "trial"]), "pruned")
     axes.set_title("Search history")
@@ -110,6 +112,27 @@ def search_history(trials: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _most(values: pd.Series[float]) -> float:
+    """Return the largest value that is shown: a diverged trial would press all others flat."""
+    return min(float(values.max()), 10 * float(values.median()))
+
+
+def _cut(axes: Axes, values: pd.Series[float]) -> None:
+    low, most = float(values.min()), _most(values)
+    if most < values.max():
+        axes.set_ylim(low - 0.05 * (most - low), most)
+
+
+def _mark_beyond(axes: Axes, complete: pd.DataFrame, places: pd.Series[float]) -> None:
+    beyond = complete["value"] > _most(complete["value"])
+    if beyond.any():
+        axes.plot(
+            places[beyond], np.full(int(beyond.sum()), 0.97), "^",
+            transform=axes.get_xaxis_transform(), color=BLUE, markersize=7,
+            label="beyond the scale",
+        )  # fmt: skip
 
 
 def _headroom(axes: Axes) -> None:
@@ -148,6 +171,8 @@ def search_knobs(trials: pd.DataFrame, knobs: Sequence[KnobAxis]) -> Figure:
         _mark_best(axes, float(places[complete["trial"] == best].iloc[0]), value, "best")
         _lay_out(axes, knob)
         axes.set_xlabel(knob.key, fontsize=size)
+        _mark_beyond(axes, complete, places)
+    _cut(grid[0, 0], complete["value"])
     for axes in list(grid.flat)[len(knobs) :]:
         axes.remove()
     _headroom(grid[0, 0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import matplotlib as mpl
@@ -146,6 +146,15 @@ def signed_text(value: float, form: str = ".1f") -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
+def counted_range(counts: Iterable[int], one: str, many: str) -> str:
+    """Return how many there are in words: '1 case', '60 cases', '5 to 60 cases'."""
+    numbers = sorted({int(count) for count in counts})
+    if len(numbers) < 2:
+        number = numbers[0] if numbers else 0
+        return f"{number:,} {one if number == 1 else many}"
+    return f"{numbers[0]:,} to {numbers[-1]:,} {many}"
+
+
 def month_ticks(axis_low: float, axis_high: float, *, most: int = 12) -> list[float]:
     """Return tick positions in months at whole years, at most ``most`` of them."""
     for step in (6, 12, 24, 36, 48, 60, 120):
@@ -173,6 +182,14 @@ def age_limits(values: Iterable[float]) -> tuple[float, float]:
     smallest = float(array.min())
     low = 0.0 if 0.0 <= smallest <= 36.0 else float(np.floor((smallest - 2.0) / 12.0) * 12.0)
     return low, float(np.ceil((array.max() + 2.0) / 12.0) * 12.0)
+
+
+def spread_apart(heights: Sequence[float], least: float) -> list[float]:
+    """Return heights, falling, moved down to a least distance from one another."""
+    spread: list[float] = []
+    for height in heights:
+        spread.append(min(height, spread[-1] - least) if spread else height)
+    return spread
 
 
 def fitted_font_size(texts: Iterable[str], width_inches: float, largest: float) -> float:

@@ -133,15 +133,13 @@ def error_by_subgroup(
     axes.set_title(title)
     if expected is not None:
         axes.axhline(expected, color=BLACK, linewidth=1.2, label=f"expected: {expected:.0%}")
-    axes.legend(loc="upper center", ncols=4, bbox_to_anchor=(0.5, 1.0))
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.16 * (high - low))
+    figure.legend(loc="outside upper center", ncols=5)
     if metric in _SHARES:
         axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
-        axes.set_ylim(-0.03, 1.2)
+        axes.set_ylim(-0.03, 1.03)
     if metric == "coverage":
         lows = [float(group["coverage"]["low"]) for group in subgroups if "age_months" in group]
-        axes.set_ylim(min(0.8, *lows) - 0.03, 1.08)
+        axes.set_ylim(min(0.8, *lows) - 0.03, 1.02)
     if metric == "significant_errors":
         axes.set_yticks([tick for tick in axes.get_yticks() if 0.0 <= tick <= 1.0])
     if metric in (*_SHARES, "significant_errors"):

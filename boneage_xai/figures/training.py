@@ -40,7 +40,28 @@ def _finish(axes: Axes, highest: float, lowest: float) -> None:
     if lowest > 0 and highest > 6 * lowest:
         axes.set_yscale("log")
         axes.set_ylabel("mean absolute error (months, log scale)")
-        ticks = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 500)
+        ticks = (
+            0.1,
+            0.2,
+            0.5,
+            1,
+            2,
+            3,
+            5,
+            7,
+            10,
+            15,
+            20,
+            30,
+            50,
+            70,
+            100,
+            150,
+            200,
+            500,
+            1000,
+            2000,
+        )
         shown = [tick for tick in ticks if 0.8 * lowest <= tick <= 1.25 * highest]
         axes.set_yticks(shown, [str(tick) for tick in shown])
         axes.yaxis.set_minor_locator(MaxNLocator(1))
@@ -99,7 +120,7 @@ def learning_curve(history: pd.DataFrame, kept: int | None = None) -> Figure:
     both = history[["train_mae_months", "val_mae_months"]]
     _finish(axes, float(both.max().max()), float(both.min().min()))
     axes.set_title("Learning curve")
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside upper right", ncols=3)
     return figure
 
 
@@ -121,7 +142,7 @@ def learning_curves(runs: Mapping[str, pd.DataFrame]) -> Figure:
         raise ReportError("learning curves: expected at least one run, found none")
     for name, history in runs.items():
         _check(history, f"run {name}")
-    figure = new_figure(4.6)
+    figure = new_figure(4.2 + 0.22 * (len(runs) + 1))
     axes = figure.add_subplot()
     order = sorted(runs, key=lambda name: _best(runs[name])[1])
     for index, name in enumerate(order):
@@ -148,5 +169,5 @@ def learning_curves(runs: Mapping[str, pd.DataFrame]) -> Figure:
     values = pd.concat([run[["train_mae_months", "val_mae_months"]] for run in runs.values()])
     _finish(axes, float(values.max().max()), float(values.min().min()))
     axes.set_title("Learning curves, best validation epoch marked")
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside lower left")
     return figure

@@ -51,8 +51,9 @@ def history(epochs: int = 6, best: int = 3, scale: float = 1.0) -> pd.DataFrame:
 
 
 def legend_texts(axes: Axes) -> list[str]:
-    legend = axes.get_legend()
-    assert legend is not None
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    (legend,) = [axes.get_legend()] if axes.get_legend() else figure.legends
     return [text.get_text() for text in legend.get_texts()]
 
 
@@ -239,3 +240,23 @@ def test_runs_are_ordered_by_their_best_epoch() -> None:
 def test_nothing_to_draw_is_said(draw: Callable[[], Figure]) -> None:
     with pytest.raises(ReportError, match="expected"):
         draw()
+
+
+def test_labels_of_bland_altman_stand_apart_beside_an_outlier() -> None:
+    frame = predictions()
+    frame.loc[0, "predicted_months"] = frame.loc[0, "reference_months"] + 400.0
+    axes = bland_altman(frame).axes[0]
+    low, high = axes.get_ylim()
+    heights = sorted(float(text.xy[1]) for text in axes.texts)
+    assert len(heights) == 3
+    assert min(np.diff(heights)) >= 0.09 * (high - low)
+    assert low < heights[0]
+    assert heights[-1] < high
+
+
+def test_shares_of_all_cases_are_said_once() -> None:
+    frame = predictions()
+    size = (frame["predicted_months"] - frame["reference_months"]).abs()
+    (text,) = error_distribution(frame).axes[1].texts
+    shares = [f"{100 * (size <= limit).mean():.0f}% within {limit} months" for limit in (6, 12, 24)]
+    assert text.get_text().splitlines() == ["all cases", *shares]

@@ -166,3 +166,17 @@ def test_nothing_to_draw_is_refused() -> None:
             draw(everyone)
     with pytest.raises(ReportError, match="expected a measure among enrichment, share, signed"):
         schematic_hands(table, "beauty")
+
+
+def test_a_region_without_any_attribution_has_the_colour_of_the_least() -> None:
+    table = profile_table()
+    table.loc[table["region"] == "ulna", "enrichment"] = 0.0
+    found = patches(schematic_hands(table), GIRLS_BEFORE_PUBERTY)
+    least = MEASURES["enrichment"].colours(0.0)[:3]
+    np.testing.assert_allclose(found["ulna"][0].get_facecolor()[:3], least, atol=1e-6)
+
+
+def test_the_control_lies_within_the_axes() -> None:
+    table = profile_table()
+    control = table.assign(share_of_hand=np.where(table["region"] == "radius", 0.9, 0.05))
+    assert share_by_stage(table, control).axes[0].get_ylim()[1] > 0.9

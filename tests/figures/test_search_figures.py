@@ -111,3 +111,21 @@ def test_without_a_complete_trial_there_is_nothing_to_draw() -> None:
     with pytest.raises(ReportError, match="at least one trial"):
         search_curves({}, pruned, [])
     assert search_curves({3: CURVES[3]}, pruned, []).axes[0].get_legend() is not None
+
+
+def test_a_diverged_trial_does_not_press_all_others_flat() -> None:
+    diverged = pd.DataFrame(
+        {
+            "trial": [5],
+            "state": ["complete"],
+            "value": [900.0],
+            "training.learning_rate": [1e-2],
+            "architecture.hidden": ["[16]"],
+        }
+    )
+    trials = pd.concat([TRIALS, diverged], ignore_index=True)
+    history, knob, _ = search_history(trials).axes[0], *search_knobs(trials, KNOBS).axes
+    for axes, place in ((history, 5.0), (knob, 1e-2)):
+        assert axes.get_ylim()[1] < 150
+        (beyond,) = points(axes, "^")
+        assert beyond == [(place, 0.97)]
