@@ -187,14 +187,15 @@ def page(record: dict) -> str:
     sizes = [stage["size_px"] for stage in training["stages"]] or [
         recipe["preprocessing"]["size_px"]
     ]
+    pixels = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
     whole = arms[0]
     weights = recipe["initialisation"]["weights"]
     begun = "from scratch" if weights == "none" else f"from the weights {Path(weights).name}"
     lines = [
-        "# What each choice is worth",
+        f"# What each choice of {recipe['name']} is worth",
         "",
         "Written by `benchmarks/ablations.py`. The recipe "
-        f"`{recipe['name']}`, shortened to {training['epochs']} epochs at {sizes[-1]} pixels with "
+        f"`{recipe['name']}`, shortened to {training['epochs']} epochs at {pixels} pixels with "
         f"{recipe['architecture']['backbone']} {begun}, was trained again and again with one thing "
         f"changed, on {record['n_train']:,} radiographs of the RSNA training set, and measured on "
         f"{whole['n']:,} others. The whole of it errs by {whole['mae_months']:.2f} months. "

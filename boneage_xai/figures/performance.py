@@ -34,7 +34,10 @@ from boneage_xai.figures.style import (
 def _errors_months(predictions: pd.DataFrame) -> pd.Series[float]:
     if predictions.empty:
         raise ReportError("figure: expected at least one prediction, found none")
-    return predictions["predicted_months"] - predictions["reference_months"]
+    errors = predictions["predicted_months"] - predictions["reference_months"]
+    if not np.isfinite(errors).all():
+        raise ReportError("figure: expected finite ages, found some that are not")
+    return errors
 
 
 def _scatter_by_sex(
@@ -76,7 +79,7 @@ def predicted_against_reference(predictions: pd.DataFrame) -> Figure:
         One square axes.
 
     Raises:
-        ReportError: no predictions.
+        ReportError: no predictions, or an age that is not finite.
     """
     errors = _errors_months(predictions)
     reference, predicted = predictions["reference_months"], predictions["predicted_months"]
@@ -116,7 +119,7 @@ def bland_altman(predictions: pd.DataFrame) -> Figure:
         One axes: difference against the mean of predicted and reference.
 
     Raises:
-        ReportError: no predictions.
+        ReportError: no predictions, or an age that is not finite.
 
     Source:
         Bland and Altman, Lancet, 1986.
@@ -201,7 +204,7 @@ def error_distribution(predictions: pd.DataFrame) -> Figure:
         Two axes.
 
     Raises:
-        ReportError: no predictions.
+        ReportError: no predictions, or an age that is not finite.
     """
     errors = _errors_months(predictions)
     frame = pd.DataFrame({"sex": predictions["sex"], "error": errors, "size": errors.abs()})

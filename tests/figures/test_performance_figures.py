@@ -229,6 +229,7 @@ def test_runs_are_ordered_by_their_best_epoch() -> None:
         lambda: predicted_against_reference(predictions().iloc[:0]),
         lambda: bland_altman(predictions().iloc[:0]),
         lambda: error_distribution(predictions().iloc[:0]),
+        lambda: predicted_against_reference(predictions().assign(predicted_months=np.nan)),
         lambda: error_by_subgroup([]),
         lambda: error_by_subgroup(metrics()["subgroups"], "accuracy"),
         lambda: learning_curve(history().iloc[:0]),
