@@ -27,6 +27,5 @@ def test_the_kept_epoch_is_marked_and_not_a_lower_error(run: dict[str, object], 
 
 def test_the_figure_rings_the_kept_epoch() -> None:
     shown = shown_history(HISTORY, {"training": {"best_epoch": 3}})
-    legend = learning_curve(shown, 4).axes[0].get_legend()
-    assert legend is not None
+    (legend,) = learning_curve(shown, 4).legends
     assert "kept: 22.5 months at epoch 4" in [text.get_text() for text in legend.get_texts()]

@@ -54,11 +54,12 @@ def test_a_gpu_that_trains_alone_holds_what_takes_a_quarter_of_its_memory(
     assert (loader.num_workers > 0) == (not kept)
 
 
-def test_a_gpu_validates_in_large_batches(
+def test_a_gpu_validates_in_larger_batches(
     cases: CachedRadiographs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert make_loader(cases, 16, None).batch_size == 16
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(feeding, "_kept_on_gpu", lambda *_: True)
-    assert make_loader(cases, 16, None).batch_size == 256
+    assert make_loader(cases, 16, None).batch_size == 64
+    assert make_loader(cases, 100, None).batch_size == 256
     assert make_loader(cases, 512, None).batch_size == N
