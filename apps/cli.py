@@ -16,24 +16,14 @@ import typer
 
 from apps.calibration import calibrate
 from apps.compare import compare
-from apps.console import (
-    bars,
-    err,
-    say,
-    say_json,
-    say_table,
-)
+from apps.console import bars, err, say, say_json, say_table
 from apps.deidentification import deidentify
 from apps.ensembles import ensemble
 from apps.exports import export, export_onnx, model_card
 from apps.failures import failures
 from apps.neighbours import neighbours
 from apps.occlusion import occlude
-from apps.options import (
-    UPLOAD_LIMIT_MB,
-    ColumnOption,
-    JsonOption,
-)
+from apps.options import UPLOAD_LIMIT_MB, ColumnOption, JsonOption
 from apps.phantoms import benchmark_methods, intervene, phantom
 from apps.regions import regions, train_locator
 from apps.reproducing import reproduce
@@ -46,7 +36,8 @@ from apps.training import train
 from apps.tuning import tune
 from apps.views.folders import find_analyses
 from boneage_xai import __version__
-from boneage_xai.data.cohort import inspect_images, read_source, select_cohort
+from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.data.inspection import inspect_images
 from boneage_xai.errors import BoneAgeError, ConfigError
 from reports.wording import counted
 

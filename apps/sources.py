@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from apps.console import bars, note, say_table
 from apps.models import note_unknown_training
-from boneage_xai.data.cohort import (
-    CohortReading,
-    inspect_images,
-    read_source,
-    require_clean,
-    select_cohort,
-)
+from boneage_xai.data.cohort import CohortReading, read_source, require_clean, select_cohort
+from boneage_xai.data.inspection import inspect_images
 from boneage_xai.errors import ConfigError
 from boneage_xai.types import Cohort
 

@@ -12,15 +12,8 @@ from pathlib import Path
 
 from boneage_xai.data.dicom import dicom_header
 from boneage_xai.data.dicom_child import MAX_CHRONOLOGICAL_AGE_MONTHS
-from boneage_xai.data.layouts import (
-    DICOM_SUFFIXES,
-    LABEL_MAPS,
-    FolderIndex,
-    ImageFolder,
-    ImageSet,
-    distinct_files,
-    folders_named,
-)
+from boneage_xai.data.folder_index import FolderIndex, ImageFolder, distinct_files
+from boneage_xai.data.layouts import DICOM_SUFFIXES, LABEL_MAPS, ImageSet, folders_named
 from boneage_xai.data.problems import Problem
 from boneage_xai.data.tables import LabelRow, LabelTable, image_stem, strip_image_suffix
 from boneage_xai.errors import DataError

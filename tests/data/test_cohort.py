@@ -16,15 +16,9 @@ from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from boneage_xai.data.cohort import (
-    PROBLEM_KINDS,
-    CohortReading,
-    Problem,
-    inspect_images,
-    read_source,
-    require_clean,
-    select_cohort,
-)
+from boneage_xai.data.cohort import CohortReading, read_source, require_clean, select_cohort
+from boneage_xai.data.inspection import inspect_images
+from boneage_xai.data.problems import PROBLEM_KINDS, Problem
 from boneage_xai.data.repeats import repeated_images
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.types import Case, Cohort, Sex
@@ -385,7 +379,8 @@ def test_a_script_without_a_main_guard_can_inspect_its_images(tmp_path: Path) ->
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from boneage_xai.data.cohort import inspect_images, read_source\n"
+        "from boneage_xai.data.cohort import read_source\n"
+        "from boneage_xai.data.inspection import inspect_images\n"
         f"cohort = read_source(Path({str(tmp_path)!r})).cohorts[0]\n"
         "print('seen', len(inspect_images(cohort, workers=2).digests))\n"
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from boneage_xai.data.cohort import read_source
-from boneage_xai.data.layouts import folders_named, index_folder
+from boneage_xai.data.folder_index import index_folder
+from boneage_xai.data.layouts import folders_named
 from boneage_xai.errors import DataError
 from dicom_files import dataset, written
 from source_folders import TRAINING, make, make_unlistable

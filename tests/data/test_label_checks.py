@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boneage_xai.data.cohort import inspect_images, read_source, select_cohort
+from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.data.inspection import inspect_images
 from boneage_xai.data.label_checks import heaping, label_suspicions
 from boneage_xai.data.repeats import pixels_digest, repeated_images
 from boneage_xai.data.splits import leaked_cases

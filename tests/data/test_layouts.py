@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boneage_xai.data.cohort import CohortReading, read_source
-from boneage_xai.data.layouts import LAYOUTS, find_sets, index_folder, plain_name
+from boneage_xai.data.folder_index import index_folder
+from boneage_xai.data.layouts import LAYOUTS, find_sets, plain_name
 from boneage_xai.data.tables import read_label_table
 from source_folders import TRAINING, make
 

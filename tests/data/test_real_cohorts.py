@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from boneage_xai.data.cohort import inspect_images, read_source, select_cohort
+from boneage_xai.data.cohort import read_source, select_cohort
+from boneage_xai.data.inspection import inspect_images
 from boneage_xai.errors import DataError
 
 
