@@ -58,12 +58,8 @@ def occlude(
     Where the folder holds attributions, each method is held against what removal does.
     """
     from boneage_xai.analysis.occlusion_agreement import compared
-    from boneage_xai.analysis.region_occlusion import (
-        by_group,
-        occlude_run,
-        preferred_fill,
-        summarise_occlusion,
-    )
+    from boneage_xai.analysis.occlusion_summary import by_group, preferred_fill, summarise_occlusion
+    from boneage_xai.analysis.region_occlusion import occlude_run
     from boneage_xai.regions.removal import FILL_NAMES
 
     model = one_model(run, card)

@@ -22,15 +22,14 @@ from boneage_xai.analysis.occlusion_agreement import (
     Comparison,
     compared,
 )
-from boneage_xai.analysis.region_occlusion import (
-    EXAMPLE_FILE,
+from boneage_xai.analysis.occlusion_summary import (
     bone_regions,
     by_group,
     preferred_fill,
-    read_example,
     shown_above_zero,
     summarise_occlusion,
 )
+from boneage_xai.analysis.region_occlusion import EXAMPLE_FILE, read_example
 from boneage_xai.anatomy import NOT_BONE
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.occlusion import FILL_WORDS, occlusion_bars, removal_examples

@@ -18,7 +18,7 @@ from boneage_xai.analysis.neighbours import (
     reference_pixels,
     training_features,
 )
-from boneage_xai.analysis.region_occlusion import preferred_fill
+from boneage_xai.analysis.occlusion_summary import preferred_fill
 from boneage_xai.analysis.single_reading import activations_of, erase_in_turn
 from boneage_xai.anatomy import NOT_BONE
 from boneage_xai.data.preprocess import PreprocessSettings

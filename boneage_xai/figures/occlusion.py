@@ -10,11 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from boneage_xai.analysis.region_occlusion import (
-    OcclusionExample,
-    bone_regions,
-    preferred_fill,
-)
+from boneage_xai.analysis.occlusion_summary import bone_regions, preferred_fill
+from boneage_xai.analysis.region_occlusion import OcclusionExample
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.style import (
     BLACK,
@@ -46,7 +43,7 @@ def occlusion_bars(
     """Draw what removing each region of bone does, beside the months that a method gives it.
 
     Args:
-        summary: as from ``analysis.region_occlusion.summarise_occlusion`` without groups.
+        summary: as from ``analysis.occlusion_summary.summarise_occlusion`` without groups.
         attribution: region, absolute_months, absolute_low_months, absolute_high_months of one
             method, as from ``regions.aggregation.summarise``; None draws no panel of it.
         method: what the method is called.

@@ -9,15 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from boneage_xai.analysis.region_occlusion import (
-    COLUMNS,
-    occlude_case,
+from boneage_xai.analysis.occlusion_summary import (
     preferred_fill,
-    read_example,
     shown_above_zero,
     summarise_occlusion,
     with_controls,
 )
+from boneage_xai.analysis.region_occlusion import COLUMNS, occlude_case, read_example
 from boneage_xai.anatomy import SOFT_TISSUE
 from boneage_xai.errors import AttributionError, ConfigError, DataError
 from boneage_xai.predict import predict_pixels
