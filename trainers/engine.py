@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import shutil
 import signal
@@ -12,7 +11,6 @@ from typing import Any
 
 import lightning
 import numpy as np
-import numpy.typing as npt
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -20,14 +18,9 @@ from boneage_xai.analysis.baselines import fit_baselines
 from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
 from boneage_xai.data.splits import Split, leaked_cases, split_cohort
 from boneage_xai.errors import CheckpointError, ConfigError, DataError
-from boneage_xai.models.checkpoint import (
-    TrainedRun,
-    TrainingData,
-    load_run,
-)
+from boneage_xai.models.checkpoint import TrainedRun, TrainingData, load_run
 from boneage_xai.models.precision import computes_bfloat16_fast
 from boneage_xai.models.regressor import BoneAgeRegressor
-from boneage_xai.predict import evaluation_mode
 from boneage_xai.types import Cohort
 from trainers.auxiliary import RegionAges
 from trainers.averaging import AveragedWeights
@@ -46,6 +39,7 @@ from trainers.module import BoneAgeTraining
 from trainers.processes import ALONE, Processes
 from trainers.recipe import Recipe
 from trainers.results import SO_FAR, take_history, write_results
+from trainers.starting_network import starting_network
 from trainers.stopping import StopForGood, StopRequest, StopWhenAsked, StopWhenDiverged
 
 logger = logging.getLogger(__name__)
@@ -183,83 +177,6 @@ def train(
 
             processes.once(write)
             return load_run(run)
-
-
-def starting_network(
-    recipe: Recipe, training_ages_months: npt.NDArray[np.float64]
-) -> BoneAgeRegressor:
-    """Return the network that a recipe's training starts from, frozen as the recipe says.
-
-    Args:
-        recipe: the checked recipe.
-        training_ages_months: (n,), for the scale of ages.
-
-    Raises:
-        CheckpointError: weights that are absent, damaged or of another network.
-        ConfigError: a run of another architecture, fewer blocks than are to be fine-tuned, or an
-            input size that the backbone cannot take.
-    """
-    network = _initial_network(recipe, training_ages_months)
-    network.fine_tune(recipe.initialisation.fine_tuned_blocks)
-    _check_input_sizes(network, recipe)
-    if min(recipe.training.batch_size, len(training_ages_months)) == 1:
-        _check_single_images(network, recipe)
-    return network
-
-
-def _initial_network(
-    recipe: Recipe, training_ages_months: npt.NDArray[np.float64]
-) -> BoneAgeRegressor:
-    weights = recipe.initialisation.weights
-    if weights in ("none", "imagenet") or not Path(weights).expanduser().is_dir():
-        return BoneAgeRegressor(
-            recipe.architecture.model_copy(update={"normalised_stem": weights != "none"}),
-            weights=weights,
-            age_mean_months=float(training_ages_months.mean()),
-            age_sd_months=max(float(training_ages_months.std()), 1.0),
-        )
-    earlier = load_run(Path(weights).expanduser()).network
-    wanted = recipe.architecture.model_copy(
-        update={"normalised_stem": earlier.settings.normalised_stem}
-    )
-    if earlier.settings != wanted:
-        raise ConfigError(
-            f"initialisation.weights: expected a run of the recipe's architecture ({wanted}), "
-            f"found {earlier.settings} in {weights}"
-        )
-    network = BoneAgeRegressor(wanted)
-    network.load_state_dict(earlier.state_dict())
-    return network
-
-
-def _check_input_sizes(network: BoneAgeRegressor, recipe: Recipe) -> None:
-    with evaluation_mode(network), torch.inference_mode():
-        for size_px in _sizes_px(recipe):
-            try:
-                network(torch.zeros(1, 1, size_px, size_px), torch.zeros(1))
-            except RuntimeError as error:
-                raise ConfigError(
-                    f"recipe {recipe.name}: expected an input that {recipe.architecture.backbone} "
-                    f"can take, found {size_px} pixels"
-                ) from error
-
-
-def _check_single_images(network: BoneAgeRegressor, recipe: Recipe) -> None:
-    """Refuse to learn from one image at a time where BatchNorm would see a single value of it."""
-    copied = copy.deepcopy(network).train()
-    with torch.inference_mode():
-        for size_px in _sizes_px(recipe):
-            try:
-                copied(torch.zeros(1, 1, size_px, size_px), torch.zeros(1))
-            except ValueError as error:
-                raise ConfigError(
-                    f"recipe {recipe.name}: expected batches of 2 images or more, which "
-                    f"{recipe.architecture.backbone} needs at {size_px} pixels, found one image"
-                ) from error
-
-
-def _sizes_px(recipe: Recipe) -> list[int]:
-    return sorted({recipe.preprocessing.size_px, *(s.size_px for s in recipe.training.stages)})
 
 
 def _check_same_images(fingerprints: Sequence[str]) -> None:

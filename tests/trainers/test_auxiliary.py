@@ -20,9 +20,10 @@ from boneage_xai.models.regressor import BoneAgeRegressor
 from boneage_xai.phantom.cohorts import read_phantom_cohort
 from boneage_xai.types import Cohort
 from trainers.auxiliary import AuxiliaryHeads, RegionAges, phantom_region_ages
-from trainers.engine import starting_network, train
+from trainers.engine import train
 from trainers.module import BoneAgeTraining
 from trainers.recipe import AuxiliarySettings, Recipe, load_recipe
+from trainers.starting_network import starting_network
 
 TINY = (
     "preprocessing.size_px=32",

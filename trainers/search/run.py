@@ -16,13 +16,14 @@ from boneage_xai.data.splits import split_cohort
 from boneage_xai.errors import BoneAgeError, ConfigError
 from boneage_xai.types import Cohort
 from trainers.auxiliary import RegionAges
-from trainers.engine import Progress, starting_network
+from trainers.engine import Progress
 from trainers.history import StepReport
 from trainers.recipe import Recipe
 from trainers.search.results import SearchResult, write_figures, write_results
 from trainers.search.space import Knob, checked_space, value_of, with_values
 from trainers.search.study import open_study, require_optuna
 from trainers.search.worker import SearchSettings, TrialProgress, TrialReport, Worker
+from trainers.starting_network import starting_network
 
 _DECIDE_THE_NETWORK = (
     "architecture.",
