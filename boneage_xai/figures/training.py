@@ -21,6 +21,11 @@ from boneage_xai.figures.style import (
     styled,
 )
 
+_TICKS_MONTHS = (
+    *(0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70),
+    *(100, 150, 200, 500, 1000, 2000),
+)
+
 
 def _best(history: pd.DataFrame, kept: int | None = None) -> tuple[float, float]:
     """Return epoch and MAE of the kept epoch, else of the first with the lowest validation MAE."""
@@ -40,29 +45,7 @@ def _finish(axes: Axes, highest: float, lowest: float) -> None:
     if lowest > 0 and highest > 6 * lowest:
         axes.set_yscale("log")
         axes.set_ylabel("mean absolute error (months, log scale)")
-        ticks = (
-            0.1,
-            0.2,
-            0.5,
-            1,
-            2,
-            3,
-            5,
-            7,
-            10,
-            15,
-            20,
-            30,
-            50,
-            70,
-            100,
-            150,
-            200,
-            500,
-            1000,
-            2000,
-        )
-        shown = [tick for tick in ticks if 0.8 * lowest <= tick <= 1.25 * highest]
+        shown = [tick for tick in _TICKS_MONTHS if 0.8 * lowest <= tick <= 1.25 * highest]
         axes.set_yticks(shown, [str(tick) for tick in shown])
         axes.yaxis.set_minor_locator(MaxNLocator(1))
         axes.tick_params(axis="y", which="minor", length=0, labelleft=False)

@@ -59,7 +59,7 @@ def draw_at_age(drawing: Drawing, age_months: float) -> FloatImage:
 
     Pose, nuisances, marker and the image's shape are those of ``drawing``; a pixel holds as
     many mm as the hand has grown, so that the hand stays where it is, and the exposure follows its
-    thickness, as it does in every phantom: no picture tells age by its brightness.
+    thickness, as it does in every phantom.
 
     Args:
         drawing: the hand at its own age.
