@@ -116,7 +116,7 @@ def search_history(trials: pd.DataFrame) -> Figure:
 
 def _most(values: pd.Series[float]) -> float:
     """Return the largest value that is shown: a diverged trial would press all others flat."""
-    return min(float(values.max()), 10 * float(values.median()))
+    return min(float(values.max()), 3 * float(values.median()))
 
 
 def _cut(axes: Axes, values: pd.Series[float]) -> None:
