@@ -58,10 +58,11 @@ def augment(images: Tensor, settings: AugmentationSettings, share: Share = WHOLE
     return moved
 
 
-def _random_sign(n: int, flips: bool, device: torch.device) -> Tensor:
-    if not flips:
+def _random_sign(n: int, flipped: float, device: torch.device) -> Tensor:
+    """Return (n,) -1 with this probability, 1 otherwise; draws nothing where none flips."""
+    if not flipped:
         return torch.ones(n, device=device)
-    return torch.randint(0, 2, (n,), device=device) * 2.0 - 1.0
+    return 1.0 - 2.0 * torch.empty(n, device=device).bernoulli_(flipped)
 
 
 def resize(images: Tensor, size_px: int) -> Tensor:

@@ -6,9 +6,16 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from boneage_xai.data.preprocess import PreprocessSettings
 from boneage_xai.errors import ConfigError, first_problem
@@ -48,6 +55,14 @@ class AuxiliarySettings(_Settings):
     region_ages: float = Field(default=0.0, ge=0, le=100)
 
 
+def _probability(value: object) -> object:
+    return 0.5 * value if isinstance(value, bool) else value
+
+
+Flip = Annotated[float, BeforeValidator(_probability), Field(ge=0, le=1)]
+"""Probability of a flip; ``true`` is one half."""
+
+
 class AugmentationSettings(_Settings):
     """Random changes of each training image, drawn uniformly.
 
@@ -56,8 +71,9 @@ class AugmentationSettings(_Settings):
         shift_fraction: up to this fraction of the side, in x and y, before the turn and the
             magnification, which move the hand with it.
         zoom: (low, high) magnification of the hand; below 1 shows it smaller.
-        horizontal_flip: mirror each image with probability one half.
-        vertical_flip: turn each image upside down with probability one half.
+        horizontal_flip: probability with which each image is mirrored, as right hands are to left
+            ones; ``true`` is one half.
+        vertical_flip: probability with which each image is turned upside down, likewise.
         gamma: exponent up to exp(±gamma).
         contrast: factor up to 1 ± contrast.
         brightness: offset up to ± brightness, on the [0, 1] scale.
@@ -66,8 +82,8 @@ class AugmentationSettings(_Settings):
     rotation_degrees: float = Field(default=0.0, ge=0, le=180)
     shift_fraction: float = Field(default=0.0, ge=0, lt=1)
     zoom: tuple[float, float] = (1.0, 1.0)
-    horizontal_flip: bool = False
-    vertical_flip: bool = False
+    horizontal_flip: Flip = 0.0
+    vertical_flip: Flip = 0.0
     gamma: float = Field(default=0.0, ge=0, le=2)
     contrast: float = Field(default=0.0, ge=0, lt=1)
     brightness: float = Field(default=0.0, ge=0, lt=1)

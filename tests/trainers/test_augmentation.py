@@ -36,19 +36,26 @@ def test_nothing_asked_changes_nothing() -> None:
 def test_input_is_left_alone() -> None:
     images = torch.rand(2, 1, 16, 16)
     before = images.clone()
-    augment(images, AugmentationSettings(contrast=0.5, brightness=0.5, horizontal_flip=True))
+    augment(images, AugmentationSettings(contrast=0.5, brightness=0.5, horizontal_flip=0.5))
     assert images.equal(before)
 
 
 @pytest.mark.parametrize(("flip", "axis"), [("horizontal_flip", 3), ("vertical_flip", 2)])
-def test_flips_mirror_about_half_of_the_images(flip: str, axis: int) -> None:
+@pytest.mark.parametrize(
+    ("probability", "low", "high"),
+    # Within four standard deviations of a binomial of 400.
+    [(0.5, 160, 240), (0.1, 16, 64), (True, 160, 240), (1.0, 400, 400), (False, 0, 0)],
+)
+def test_flips_mirror_so_many_of_the_images(
+    flip: str, axis: int, probability: float, low: int, high: int
+) -> None:
     torch.manual_seed(0)
-    images = torch.rand(1, 1, 16, 16).repeat(200, 1, 1, 1)
-    flipped = augment(images, AugmentationSettings(**{flip: True}))
+    images = torch.rand(1, 1, 16, 16).repeat(400, 1, 1, 1)
+    flipped = augment(images, AugmentationSettings(**{flip: probability}))
     is_same = (flipped - images).abs().amax(dim=(1, 2, 3)) < 1e-4
     is_mirror = (flipped - images.flip(axis)).abs().amax(dim=(1, 2, 3)) < 1e-4
     assert (is_same ^ is_mirror).all()
-    assert 60 < int(is_mirror.sum()) < 140
+    assert low <= int(is_mirror.sum()) <= high
 
 
 def test_shift_stays_within_its_fraction_and_uses_it() -> None:

@@ -36,8 +36,8 @@ NO_CHANGE = {
     "rotation_degrees": 0.0,
     "shift_fraction": 0.0,
     "zoom": (1.0, 1.0),
-    "horizontal_flip": False,
-    "vertical_flip": False,
+    "horizontal_flip": 0.0,
+    "vertical_flip": 0.0,
     "gamma": 0.0,
     "contrast": 0.0,
     "brightness": 0.0,
@@ -63,7 +63,7 @@ WOUTERS_SAYS = {
         "rotation_degrees": 20.0,
         "shift_fraction": 20 / 256,
         "zoom": (1.0, 1 / 0.8),
-        "horizontal_flip": True,
+        "horizontal_flip": 0.5,
     },
     "auxiliary": NOTHING_ELSE,
 }
@@ -82,7 +82,7 @@ WOUTERS_TRAINS = {
 KIMMEL_SAYS = {
     "preprocessing": {"size_px": 299, "fit": "squash", **STRETCHED},
     "initialisation": {"weights": "none", "fine_tuned_blocks": "all"},
-    "augmentation": {**NO_CHANGE, "horizontal_flip": True, "vertical_flip": True},
+    "augmentation": {**NO_CHANGE, "horizontal_flip": 0.5, "vertical_flip": 0.5},
     "auxiliary": NOTHING_ELSE,
 }
 KIMMEL_TRAINS = {

@@ -66,8 +66,8 @@ def test_shares_that_are_not_possible_are_refused() -> None:
 
 def test_an_image_is_changed_alike_in_any_number_of_processes() -> None:
     changes = AugmentationSettings(
-        rotation_degrees=20, shift_fraction=0.1, zoom=(0.8, 1.2), horizontal_flip=True,
-        vertical_flip=True, gamma=0.3, contrast=0.2, brightness=0.1,
+        rotation_degrees=20, shift_fraction=0.1, zoom=(0.8, 1.2), horizontal_flip=0.5,
+        vertical_flip=0.5, gamma=0.3, contrast=0.2, brightness=0.1,
     )  # fmt: skip
     images = torch.rand(6, 1, 16, 16)
     torch.manual_seed(3)
