@@ -28,12 +28,14 @@ def ensemble(
 ) -> None:
     """Make one model of several runs, or of one seen in several views (test-time augmentation).
 
-    It predicts the mean. Every command takes its folder as it takes a run.
+    It predicts the mean. Commands take its folder as they take a run, but for `neighbours`,
+    `model-card` and `ensemble`; `export-onnx` takes none of turned views.
 
     Example: boneage-xai ensemble runs/a runs/b runs/c --flip --out runs/abc
     """
     from boneage_xai.models.averaged import Views
     from boneage_xai.models.ensemble import write_ensemble
+    from reports.wording import counted
 
     made = write_ensemble(runs, out, views=Views(flip=flip, rotation_degrees=rotate), name=name)
-    say(f"{out}: {made.name}, model {made.model_id}, {len(made.members)} runs")
+    say(f"{out}: {made.name}, model {made.model_id}, {counted(len(made.members), 'run')}")

@@ -49,7 +49,7 @@ class ReportSettings(BaseModel):
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if name not in SECTIONS:
-                raise ValueError(f"expected some of {', '.join(SECTIONS)}, found {name}")
+                raise ValueError(f"expected some of {', '.join(SECTIONS)}, not {name!r}")
         if not value or len(set(value)) < len(value):
             raise ValueError("expected at least one section, and none twice")
         return value

@@ -212,9 +212,10 @@ def _trend_sentence(agreement: Mapping[str, Any]) -> str:
     slope = agreement["slope"]
     if slope["value"] is None:
         return ""
+    value, low, high = (months(12 * slope[key], signed=True) for key in ("value", "low", "high"))
     numbers = (
-        f"{months(12 * slope['value'], signed=True)} months per year of bone age, 95% interval "
-        f"{months(12 * slope['low'], signed=True)} to {months(12 * slope['high'], signed=True)}"
+        f"{value} months per year of the mean of prediction and reference, "
+        f"95% interval {low} to {high}"
     )
     if slope["low"] <= 0 <= slope["high"]:
         return f"No trend of the difference over age can be shown ({numbers})."

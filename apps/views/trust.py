@@ -126,8 +126,8 @@ def _learnt(similarity: pd.DataFrame | None) -> tuple[str, str, str]:
     return (
         question,
         {True: "yes", False: "hardly", None: "unclear"}[_depend_on_learning(mean)],
-        f"{method_name(method)}: rank correlation {_correlation(mean)} with a network of random "
-        f"weights; {TOO_SIMILAR:g} or more is bad",
+        f"{method_name(method)}: rank correlation of size {_correlation(mean)} with a network of "
+        f"random weights; {TOO_SIMILAR:g} or more is bad",
     )
 
 
@@ -141,7 +141,7 @@ def _depend_on_learning(correlation: Estimate) -> bool | None:
 
 def _correlation(mean: Estimate) -> str:
     value, low, high = (
-        None if limit is None else months(limit, signed=True, digits=2)
+        None if limit is None else months(limit, digits=2)
         for limit in (mean["value"], mean["low"], mean["high"])
     )
     return f"{value}" if low is None else f"{value} (95% interval {low} to {high})"
@@ -256,7 +256,7 @@ def _control(
     st.altair_chart(
         trust_charts.similarity_chart(
             similarity,
-            "rank correlation with the control",
+            "size of the rank correlation with the control",
             too_similar=TOO_SIMILAR,
         ),
         on_select=lambda: follow_pick("control-chart", "case_id", "control"),
@@ -264,7 +264,8 @@ def _control(
     )
     st.caption(
         "A point per map, correlated over squares of the image with the map of a copy whose "
-        "weights are random. Grey mark: mean; orange mark: mean of chance, the control's map of "
+        "weights are random. Its sign does not count: those weights decide it. Grey mark: mean; "
+        "orange mark: mean of chance, the control's map of "
         f"another case; dashed: {TOO_SIMILAR:g}, from which maps hardly depend on what was "
         "learnt. Click a point to see both maps."
     )
@@ -279,9 +280,9 @@ def _control_sentence(method: str, group: pd.DataFrame) -> str:
         None: "whether they depend on what was learnt is open",
     }[_depend_on_learning(mean)]
     chance = group["chance"].mean()
-    beside = "" if pd.isna(chance) else f"; by chance {months(chance, signed=True, digits=2)}"
+    beside = "" if pd.isna(chance) else f"; by chance {months(chance, digits=2)}"
     return (
-        f"{method_name(method)}: maps of {len(group):,} cases correlate at "
+        f"{method_name(method)}: maps of {len(group):,} cases correlate, whatever the sign, at "
         f"{_correlation(mean)} with those of random weights{beside}: {verdict}."
     )
 
@@ -309,9 +310,7 @@ def _both_maps(folder: AnalysisFolder, known: pd.DataFrame) -> None:
             "Case (the most similar first)",
             list(values),
             "control",
-            format_func=lambda one: (
-                f"{one}: correlation {months(values[one], signed=True, digits=2)}"
-            ),
+            format_func=lambda one: f"{one}: correlation {months(values[one], digits=2)}",
         )
     show_side_by_side(
         [("This network", folder), ("The same network with random weights", control)],

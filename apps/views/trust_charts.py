@@ -146,9 +146,10 @@ def similarity_chart(
     """Draw the correlation of every map with its counterpart, by method; a click picks a case.
 
     Args:
-        table: method, case_id, rank_correlation and chance, as from ``compare_maps``.
+        table: method, case_id, rank_correlation and chance, as from ``compare_maps``, or their
+            sizes as from ``similarity_to_control``.
         title: of the axis.
-        too_similar: drawn as a line, None draws none.
+        too_similar: of sizes, drawn as a line; None for signed correlations.
 
     Returns:
         A point per case, the mean as a grey tick and the mean of chance as a dashed one.
@@ -156,7 +157,7 @@ def similarity_chart(
     shown = _scattered(table.dropna(subset=["rank_correlation"]))
     shown = shown.assign(value=shown["rank_correlation"])
     y, offset, height = _rows(shown)
-    x = alt.X("value:Q", title=title, scale=alt.Scale(domain=[-1, 1]))
+    x = alt.X("value:Q", title=title, scale=alt.Scale(domain=[-1 if too_similar is None else 0, 1]))
     picked = alt.selection_point(name=PICKED, fields=["case_id"])
     points = (
         alt.Chart(shown)

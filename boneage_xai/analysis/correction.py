@@ -153,6 +153,7 @@ def _line(reference: FloatArray, predicted: FloatArray, against: Against, who: s
     if reference.size < MIN_CASES:
         raise DataError(
             f"correction: expected at least {MIN_CASES} {who} to fit a line, found {reference.size}"
+            + ("" if who == "cases" else "; one line for both sexes needs as many in all")
         )
     x, y = (predicted, reference) if against == "prediction" else (reference, predicted)
     centred = x - x.mean()

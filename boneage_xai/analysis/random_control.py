@@ -148,16 +148,17 @@ def control_of(folder: AnalysisFolder) -> AnalysisFolder | None:
 
 
 def similarity_to_control(folder: AnalysisFolder) -> pd.DataFrame | None:
-    """Correlate a network's maps with those of its control for the same cases.
+    """Return how alike a network's maps are to those of its control for the same cases.
 
-    What a map shares with that of a network that has learnt nothing comes from the image.
+    What a map shares with that of a network that has learnt nothing comes from the image. The
+    weights that were drawn decide the sign of such a map: the opposite is as much a copy.
 
     Args:
         folder: analysis of the network.
 
     Returns:
-        Per case and common method: method, case_id, rank_correlation and chance, as from
-        ``compare_maps``; None without a control, or without maps in either.
+        Per case and common method: method, case_id, and the sizes (0 to 1) of rank_correlation and
+        chance from ``compare_maps``; None without a control, or without maps in either.
 
     Raises:
         ReportError: what lies there is no control of this network on these data.
@@ -169,4 +170,7 @@ def similarity_to_control(folder: AnalysisFolder) -> pd.DataFrame | None:
     if control is None:
         return None
     found = compare_maps(folder, control, ("network", "control"))
-    return None if found.empty else found.drop(columns=["model_a", "model_b"])
+    if found.empty:
+        return None
+    sizes = found[["rank_correlation", "chance"]].abs()
+    return found.drop(columns=["model_a", "model_b"]).assign(**sizes)

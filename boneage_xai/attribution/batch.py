@@ -87,8 +87,8 @@ def attribute_cohort(
         is_male: (n,) True for boys.
         out: analysis folder; made if need be, other commands' files in it are not touched.
         rows: (n,) row of ``pixels`` for each case; None where they correspond one to one.
-        methods: names in ``METHODS``.
-        layers: module names for activation maps; None chooses them, empty writes none.
+        methods: names in ``METHODS``; one that is named twice is computed once.
+        layers: module names for activation maps, likewise; None chooses them, empty writes none.
         settings: of the methods.
         mean_image: (H, W) in [0, 1], for the baseline ``mean``.
         references: for the baseline ``expected``.
@@ -130,8 +130,8 @@ def attribute_cohort(
         pixels,
         positions,
         np.asarray(is_male, dtype=bool),
-        tuple(methods),
-        tuple(layers),
+        tuple(dict.fromkeys(methods)),
+        tuple(dict.fromkeys(layers)),
         settings,
         mean_image,
         references,

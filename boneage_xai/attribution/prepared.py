@@ -307,7 +307,7 @@ def _foldable_pairs(network: nn.Module) -> tuple[list[tuple[str, str]], str]:
             continue
         if norm.running_mean is not None and calls[id(convolution)] == calls[id(norm)] == 1:
             pairs.append((prefix + str(before.target), prefix + str(node.target)))
-    return pairs, "" if pairs else "no BatchNorm to fold"
+    return pairs, "" if pairs else "no BatchNorm that can be folded"
 
 
 def _is_altered(module: nn.Module) -> bool:

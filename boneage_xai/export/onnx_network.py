@@ -20,6 +20,7 @@ from boneage_xai import __version__
 from boneage_xai.data.preprocess import PreprocessSettings, preprocess
 from boneage_xai.errors import ConfigError
 from boneage_xai.files import staged_file
+from boneage_xai.models.averaged import AveragedNetwork
 from boneage_xai.models.interface import Model
 from boneage_xai.phantom.cohorts import draw_cases, render_case
 from boneage_xai.phantom.settings import PhantomSettings
@@ -83,6 +84,11 @@ def export_onnx(
     _require_packages()
     size_px = model.preprocessing.size_px
     network = model.network
+    if isinstance(network, AveragedNetwork) and network.views.rotation_degrees:
+        raise ConfigError(
+            f"{model.path}: expected no turned views, which ONNX Runtime cannot load, found turns "
+            f"by {network.views.rotation_degrees:g} degrees; mirrored views work"
+        )
     device = next(network.parameters()).device
     network.cpu()
     try:

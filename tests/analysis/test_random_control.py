@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 
 from boneage_xai.analysis.random_control import (
     control_of,
@@ -86,8 +87,13 @@ def test_report_finds_the_control_and_refuses_another(
     assert similar is not None
     assert list(similar["method"]) == ["input_x_gradient"] * 2
     assert set(similar["case_id"]) == set(found.attributions()["case_id"])
-    assert similar["rank_correlation"].between(-1, 1).all()
-    assert similar["rank_correlation"].abs().max() < 0.99  # not the same maps
+    assert similar["rank_correlation"].between(0, 0.99).all()  # not the same maps
+    # The opposite map is as much a copy as the same one.
+    path = found.path / "attributions.zarr" / "input_x_gradient"
+    zarr.open_array(path, mode="r+")[:] = -ours.maps()["input_x_gradient"][:]
+    opposite = similarity_to_control(ours)
+    assert opposite is not None
+    assert np.allclose(opposite["rank_correlation"], 1)
     manifest = tmp_path / CONTROL_FOLDER / "analysis.json"
     content = read_json(manifest)
     content["run"]["random_weights"]["copy_of"] = "ffffffffffff"

@@ -22,6 +22,7 @@ from boneage_xai.attribution.integrated_gradients import expected_gradients
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.methods import METHODS
 from boneage_xai.errors import AttributionError, BoneAgeError, ConfigError, DataError
+from boneage_xai.files import read_table
 from boneage_xai.regions.aggregation import aggregate
 from boneage_xai.types import RegionMap
 
@@ -168,6 +169,14 @@ def test_default_layers_and_no_regions(small_network: nn.Module, tmp_path: Path)
     assert "regions" not in maps
     assert not (out / "regions.parquet").exists()
     assert attribute(small_network, tmp_path / "none", layers=[])["layers"] == []
+
+
+def test_what_is_named_twice_is_computed_once(small_network: nn.Module, tmp_path: Path) -> None:
+    twice = ["gradient", "gradient"]
+    summary = attribute(small_network, tmp_path, methods=twice, layers=["backbone.2"] * 2)
+    assert (summary["methods"], summary["layers"]) == (["gradient"], ["backbone.2"])
+    table = read_table(tmp_path / "attributions.parquet")
+    assert list(table["method"]) == ["gradient"] * len(table["case_id"].unique())
 
 
 def test_an_earlier_attribution_gives_way_only_when_asked(

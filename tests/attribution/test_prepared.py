@@ -61,7 +61,7 @@ def test_studied_networks_fold_and_predict_the_same(name: str) -> None:
     random_state = torch.get_rng_state()
     prepared = prepare(network, images, sexes)
     assert prepared.folded == FOLDED[name]
-    assert str(FOLDED[name]) in prepared.note or prepared.note == "no BatchNorm to fold"
+    assert str(FOLDED[name]) in prepared.note or prepared.note == "no BatchNorm that can be folded"
     assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.network.modules())
     assert not any(parameter.requires_grad for parameter in prepared.network.parameters())
     assert not any(module.training for module in prepared.network.modules())
@@ -152,11 +152,11 @@ def test_a_plain_pair_folds() -> None:
     ("network", "note"),
     [
         (Depends(), "cannot be traced"),
-        (Twice(), "no BatchNorm to fold"),
-        (Tapped(), "no BatchNorm to fold"),
-        (Residual(), "no BatchNorm to fold"),
+        (Twice(), "no BatchNorm that can be folded"),
+        (Tapped(), "no BatchNorm that can be folded"),
+        (Residual(), "no BatchNorm that can be folded"),
         (Pair(Rectified(1, 3, 3)), "predictions would move by"),
-        (Pair(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())), "no BatchNorm to fold"),
+        (Pair(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())), "no BatchNorm that can be folded"),
     ],
     ids=["control flow", "norm twice", "convolution twice", "residual", "not linear", "relu"],
 )
@@ -176,7 +176,7 @@ def test_a_hooked_pair_stays_as_it_is() -> None:
     network.norm.register_forward_hook(lambda module, inputs, output: output + 1)
     images, sexes = images_for(8)
     prepared = prepare(network, images, sexes)
-    assert (prepared.folded, prepared.note) == (0, "no BatchNorm to fold")
+    assert (prepared.folded, prepared.note) == (0, "no BatchNorm that can be folded")
     with torch.no_grad():
         torch.testing.assert_close(prepared.network(images, sexes), network(images, sexes))
 

@@ -91,6 +91,13 @@ def test_ensembles_over_views_are_exported_too(
     assert made.largest_difference_months < 0.01
 
 
+def test_turned_views_are_refused_before_the_export(sex_run: Path, tmp_path: Path) -> None:
+    ensemble = write_ensemble([sex_run], tmp_path / "turned", views=Views(rotation_degrees=5))
+    with pytest.raises(ConfigError, match=r"expected no turned views.*found turns by 5 degrees"):
+        export_onnx(ensemble, tmp_path / "network.onnx")
+    assert not (tmp_path / "network.onnx").exists()
+
+
 def test_a_file_that_the_runtime_cannot_load_is_refused(
     sex_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

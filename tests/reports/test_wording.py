@@ -33,7 +33,10 @@ def test_estimates_as_text() -> None:
 @pytest.mark.parametrize(
     ("slope", "words"),
     [
-        ((-0.1, -0.2, -0.05), "towards the middle"),
+        (
+            (-0.1, -0.2, -0.05),
+            r"towards the middle.*\(−1\.2 months per year of the mean of prediction and reference",
+        ),
         ((0.1, 0.05, 0.2), "overstates the spread"),
         ((0.01, -0.1, 0.1), "No trend of the difference over age can be shown"),
     ],
