@@ -104,7 +104,9 @@ def shortcuts(
                 f"{row['moved_months']:.1f} "
                 f"({row['moved_months_low']:.1f} to {row['moved_months_high']:.1f})",
                 "–" if row["control_months"] is None else f"{row['control_months']:.1f}",
-                f"{row['slope_months_per_month']:+.2f}",
+                "–"
+                if row["slope_months_per_month"] is None
+                else f"{row['slope_months_per_month']:+.2f}",
                 "ALARM" if row["alarm"] else "",
             ]
             for row in result["network"]

@@ -24,10 +24,13 @@ CONTROL_FOLDER = "random-weights"
 
 
 # Without these an analysis cannot be read; a damaged footer may have lost or renamed one.
+PREDICTION_COLUMNS = ["case_id", "sex", "reference_months", "predicted_months", "error_months"]
+"""Of ``predictions.parquet``, which may have columns of the label table besides."""
+
 _COLUMNS = {
-    "predictions.parquet": "case_id sex reference_months predicted_months error_months",
-    "attributions.parquet": "case_id method",
-    "regions.parquet": "case_id method region signed_months",
+    "predictions.parquet": PREDICTION_COLUMNS,
+    "attributions.parquet": ["case_id", "method"],
+    "regions.parquet": ["case_id", "method", "region", "signed_months"],
 }
 
 
@@ -93,7 +96,11 @@ class AnalysisFolder:
         }
         if (path / "analysis.json").is_file():
             check_same_analysis(path, run=run, data=data)
-            manifest["steps"] = dict(cls.open(path).manifest["steps"])
+            earlier = cls.open(path).manifest
+            manifest["steps"] = dict(earlier["steps"])
+            # A step that needs no labels may have been given none.
+            if earlier["data"].get("labels") and not data.get("labels"):
+                manifest["data"]["labels"] = earlier["data"]["labels"]
         manifest["steps"][step] = dict(detail)
         write_json(path / "analysis.json", manifest)
         return cls.open(path)
@@ -106,7 +113,7 @@ class AnalysisFolder:
         return int(counted) > 0
 
     def predictions(self) -> pd.DataFrame:
-        """Return case_id, sex, reference_months, predicted_months, error_months."""
+        """Return ``PREDICTION_COLUMNS`` and what else ``evaluate`` wrote, per case."""
         return self._table("predictions.parquet")
 
     def metrics(self) -> dict[str, Any]:
@@ -197,14 +204,14 @@ class AnalysisFolder:
 
     def _table(self, name: str) -> pd.DataFrame:
         table = read_table(self.path / name)
-        for column in _COLUMNS.get(name, "").split():
+        for column in _COLUMNS.get(name, []):
             if column not in table:
                 raise DataError(f"{self.path / name}: expected column {column}, found none")
         return table
 
 
 def check_same_analysis(path: Path, *, run: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Refuse to mix results of different models or data in one analysis folder.
+    """Refuse to mix results of different models, data or labels in one analysis folder.
 
     Raises:
         ReportError: the folder holds the analysis of another run or data set, or
@@ -227,3 +234,9 @@ def check_same_analysis(path: Path, *, run: Mapping[str, Any], data: Mapping[str
                 f"{path}: holds the analysis of another {part} ({key} {theirs}, "
                 f"not {ours.get(key)}); choose another --out"
             )
+    labels = manifest["data"].get("labels"), data.get("labels")
+    if all(labels) and labels[0] != labels[1]:
+        raise ReportError(
+            f"{path}: holds the analysis of the same radiographs with other bone ages or sexes; "
+            "choose another --out"
+        )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from boneage_xai.store import AnalysisFolder
+from boneage_xai.store import PREDICTION_COLUMNS, AnalysisFolder
 
 
 def attributed_cases(folder: AnalysisFolder) -> pd.DataFrame | None:
@@ -26,7 +26,7 @@ def attributed_cases(folder: AnalysisFolder) -> pd.DataFrame | None:
     if (folder.path / "predictions.parquet").is_file():
         predictions = folder.predictions()
         known = predictions.assign(case_id=predictions["case_id"].astype("string"))
-        return cases.merge(known, on="case_id", how="left")
+        return cases.merge(known[PREDICTION_COLUMNS], on="case_id", how="left")
     first = attributions.drop_duplicates("case_id")[["case_id", "prediction_months"]]
     first = first.rename(columns={"prediction_months": "predicted_months"})
     first = first.assign(case_id=first["case_id"].astype("string"))

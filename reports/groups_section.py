@@ -97,8 +97,10 @@ def _correction(folder: AnalysisFolder) -> str | None:
         for who, line in lines.items()
     )
     text = (
-        f"All predictions of this analysis are corrected by a line that was fitted on "
-        f"{found['n']:,} validation cases, errors against the {found['against']} ({said})."
+        f"Errors, calibration and intervals are of predictions that are corrected by a line that "
+        f"was fitted on {found['n']:,} validation cases, errors against the {found['against']} "
+        f"({said}); what is said of maps, removed regions, the sex, changes of appearance and "
+        "shortcuts is of the network itself."
     )
     if found["n_fitted_on"]:
         text += (

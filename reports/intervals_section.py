@@ -11,7 +11,7 @@ import pandas as pd
 from boneage_xai.figures.intervals import intervals_by_prediction
 from boneage_xai.figures.subgroups import error_by_subgroup
 from boneage_xai.files import read_table
-from boneage_xai.store import AnalysisFolder
+from boneage_xai.store import PREDICTION_COLUMNS, AnalysisFolder
 from reports.blocks import Block, Drawing, Section, Table, Text
 from reports.wording import counted, group_name, months, percent
 
@@ -29,7 +29,7 @@ def intervals(folder: AnalysisFolder) -> Section | None:
     files = [folder.path / name for name in ("intervals.parquet", "predictions.parquet")]
     if found is None or not all(file.is_file() for file in files):
         return None
-    table = folder.predictions().merge(read_table(files[0]), on="case_id")
+    table = folder.predictions()[PREDICTION_COLUMNS].merge(read_table(files[0]), on="case_id")
     settings, overall = found["settings"], found["overall"]
     promised = float(settings["coverage"])
     rows = [("All", *_cells(overall)), *((_name(g), *_cells(g)) for g in found["groups"])]

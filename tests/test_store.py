@@ -36,6 +36,16 @@ def test_results_of_another_model_or_data_are_not_mixed(
         check_same_analysis(tmp_path / "a", run=run, data=data)
 
 
+def test_results_on_other_labels_are_not_mixed(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    for labels, step in (("l1", "evaluate"), (None, "attribute"), ("l1", "stress")):
+        AnalysisFolder.add_step(out, run=RUN, data={**DATA, "labels": labels}, step=step, detail={})
+        assert AnalysisFolder.open(out).manifest["data"]["labels"] == "l1"
+    check_same_analysis(out, run=RUN, data=DATA)
+    with pytest.raises(ReportError, match="with other bone ages or sexes"):
+        check_same_analysis(out, run=RUN, data={**DATA, "labels": "l2"})
+
+
 def test_foreign_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"no analysis\.json"):
         AnalysisFolder.open(tmp_path)

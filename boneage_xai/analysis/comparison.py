@@ -16,7 +16,7 @@ from boneage_xai.analysis.metrics import N_RESAMPLES, paired_difference
 from boneage_xai.analysis.multiplicity import holm
 from boneage_xai.analysis.subgroups import AGE_BINS_MONTHS, SEX_BY_AGE, age_bin_indices
 from boneage_xai.errors import DataError, ReportError
-from boneage_xai.store import AnalysisFolder
+from boneage_xai.store import PREDICTION_COLUMNS, AnalysisFolder
 
 MAP_CELLS = 32
 """Maps are compared as sums over squares, so many to a side: single pixels are noise."""
@@ -119,7 +119,9 @@ def common_cases(
                 f"{folder.path}: expected an analysis of the same data as {first.path} "
                 f"(fingerprint {fingerprint}), found {theirs}"
             )
-    tables = [folder.predictions().astype({"case_id": str}) for folder in folders]
+    tables = [
+        folder.predictions()[PREDICTION_COLUMNS].astype({"case_id": str}) for folder in folders
+    ]
     shared = set.intersection(*(set(table["case_id"]) for table in tables))
     if not shared:
         raise DataError("compare: expected cases that every analysis holds, found none")

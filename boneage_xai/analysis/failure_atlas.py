@@ -255,9 +255,11 @@ def _neighbours(
     if not isinstance(network, BoneAgeRegressor):
         say("no neighbours: they need a network that the toolkit trained")
         return None
-    counts = [int((training.is_male() == male).sum()) for male in (False, True)]
-    if min(counts) < 2:
+    if not len(training):
         say("no neighbours: the source does not hold the run's training radiographs")
+        return None
+    if min(len(training.where(sex=sex)) for sex in {case.sex for case in cohort}) < 2:
+        say("no neighbours: the source holds fewer than two training radiographs of a sex")
         return None
     every = [case.case_id for case in (*cohort, *training)]
     rows = prepared.cache.rows(every)

@@ -55,7 +55,8 @@ def interval_results(
         (None where there is none), ``groups`` with an interval the same by sex, age bin of the
         prediction, and both, and ``repeated``, per method the mean of coverage and width over
         the further divisions with the 2.5th and 97.5th percentile of coverage; and the checked
-        half as a table of case_id, low_months, high_months, covered.
+        half as a table of case_id, low_months, high_months, covered; infinite limits, and covered,
+        where there is no interval.
     """
     n = len(predictions)
     if n < MIN_CASES:

@@ -56,7 +56,8 @@ def summarise_occlusion(
         signed change of the prediction, its magnitude, the change of the absolute error (that is,
         of the MAE), and the magnitude minus that for the region's control in the same case; for
         each of ``CLAIMS`` ``_p`` of :func:`signed_rank_p`, and for regions of bone ``_p_holm``,
-        corrected over those of the same group and filling. NaN where nothing is known.
+        corrected over those of the same group and filling. NaN where nothing is known; no rows
+        where ages are asked for and no case has one.
 
     Raises:
         ConfigError: an unknown grouping.
@@ -94,6 +95,8 @@ def summarise_occlusion(
             found = signed_rank_p(group[MEASURED[name]].dropna())
             row[f"{name}_p"] = math.nan if found is None else found
         rows.append(row)
+    if not rows:
+        return pd.DataFrame(columns=[*keys, "fill", "region", "kind", "n"])
     summary = pd.DataFrame(rows)
     bones = bone_regions(summary)
     for name in CLAIMS:

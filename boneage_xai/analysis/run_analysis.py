@@ -32,7 +32,12 @@ from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.methods import BASELINE_METHODS, PATH_METHODS
 from boneage_xai.attribution.requirements import check_methods, usable_layers
 from boneage_xai.attribution.work.engines import Engine
-from boneage_xai.data.cache import PixelCache, default_cache_folder, open_cache
+from boneage_xai.data.cache import (
+    PixelCache,
+    default_cache_folder,
+    label_fingerprint,
+    open_cache,
+)
 from boneage_xai.data.preprocess import SourceMap
 from boneage_xai.errors import ConfigError, DataError
 from boneage_xai.files import staged_file, write_json, write_table
@@ -75,6 +80,7 @@ class RunOnCohort:
             "cohort": self.cohort.name,
             "source": self.source,
             "fingerprint": self.cache.fingerprint,
+            "labels": label_fingerprint(self.cohort),
             "split": self.split,
             "n": len(self.cohort),
             "skipped_problem_rows": self.skipped_problem_rows,

@@ -154,6 +154,25 @@ def source_fingerprint(cohort: Cohort) -> str:
     return digest.hexdigest()[:32]
 
 
+def label_fingerprint(cohort: Cohort) -> str | None:
+    """Return a hash of what a cohort's cases are labelled with.
+
+    Args:
+        cohort: the cases, whose order counts.
+
+    Returns:
+        32 hexadecimal digits, from each case's id, sex and bone age; None where no case has a
+        bone age.
+    """
+    if not len(cohort.labelled()):
+        return None
+    digest = hashlib.sha256()
+    for case in cohort:
+        age = None if case.bone_age_months is None else round(case.bone_age_months, 3)
+        digest.update(json.dumps([case.case_id, case.sex.value, age]).encode())
+    return digest.hexdigest()[:32]
+
+
 def open_cache(
     cohort: Cohort,
     settings: PreprocessSettings,

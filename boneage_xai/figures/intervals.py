@@ -25,7 +25,7 @@ def intervals_by_prediction(table: pd.DataFrame, coverage: float) -> Figure:
 
     Args:
         table: sex ('F' or 'M'), reference_months, predicted_months, low_months, high_months and
-            covered per case.
+            covered per case; infinite limits where there is no interval.
         coverage: share of references that intervals are to contain.
 
     Returns:
@@ -40,7 +40,9 @@ def intervals_by_prediction(table: pd.DataFrame, coverage: float) -> Figure:
     both = figure.subplots(1, 2, sharey=True)
     low, high = age_limits(table["predicted_months"])
     for axes, (sex, name) in zip(both, SEX_NAMES.items(), strict=True):
-        part = table[table["sex"] == sex].sort_values("predicted_months")
+        of_sex = table[table["sex"] == sex].sort_values("predicted_months")
+        part = of_sex[np.isfinite(of_sex["high_months"])]
+        without = of_sex.drop(index=part.index)
         predicted = part["predicted_months"].to_numpy()
         ends = [predicted - part[end].to_numpy() for end in ("high_months", "low_months")]
         axes.fill_between(predicted, *ends, color=SEX_COLOURS[sex], alpha=0.18, linewidth=0)
@@ -63,12 +65,21 @@ def intervals_by_prediction(table: pd.DataFrame, coverage: float) -> Figure:
                 rasterized=True,
                 label=label,
             )
+        if len(without):
+            axes.scatter(
+                without["predicted_months"],
+                without["predicted_months"] - without["reference_months"],
+                s=20.0,
+                facecolors="none",
+                edgecolors=BLACK,
+                label=f"no interval: {len(without):,}",
+            )
         axes.axhline(0.0, color=BLACK, linewidth=1.0)
         age_axis(axes, "x", low, high)
         axes.set_xlabel("predicted bone age (months)")
         share = f", {inside.mean():.0%} inside" if len(part) else ""
         axes.set_title(f"{coverage:.0%} intervals, {name} (n = {len(part):,}{share})")
-        axes.legend(loc="upper right", ncols=2)
+        axes.legend(loc="upper right", ncols=3 if len(without) else 2)
     both[0].set_ylabel("predicted minus reference (months)")
     bottom, top = both[0].get_ylim()
     both[0].set_ylim(bottom, top + 0.15 * (top - bottom))

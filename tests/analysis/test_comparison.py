@@ -28,7 +28,7 @@ from boneage_xai.errors import DataError, ReportError
 from boneage_xai.figures.comparison import paired_errors
 from boneage_xai.figures.style import figure_bytes
 from boneage_xai.files import write_table
-from boneage_xai.store import AnalysisFolder
+from boneage_xai.store import PREDICTION_COLUMNS, AnalysisFolder
 from reports.comparison import comparison_sentences, write_comparison
 
 __all__ = ["analysis_template"]
@@ -185,6 +185,15 @@ def test_only_common_cases_are_compared(tmp_path: Path) -> None:
                 folder(tmp_path / "d", errors, keep=slice(9, None)),
             ]
         )
+
+
+def test_columns_of_the_label_table_are_left_out(tmp_path: Path) -> None:
+    folders = [folder(tmp_path / name, errors_of(6, seed)) for seed, name in enumerate("ab")]
+    for one in folders:
+        write_table(one.path / "predictions.parquet", one.predictions().assign(model="DX-D 100"))
+    cases = compare(folders).cases
+    assert list(cases) == ["model", *PREDICTION_COLUMNS]
+    assert set(cases["model"]) == {"a", "b"}
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def test_groups_leave_out_cases_without_a_reference() -> None:
     assert set(zip(groups["sex"], groups["age_from_months"], strict=True)) == {("F", 24), ("M", 96)}
     assert (groups["n"] == 1).all()
     assert groups["delta_low"].isna().all()
+    assert summarise_occlusion(table().assign(reference_months=np.nan), ("sex", "age")).empty
 
 
 def test_impossible_summaries_and_examples_are_refused(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from boneage_xai.analysis.failure_cards import CARDS_FILE, read_cards
@@ -18,6 +20,7 @@ from boneage_xai.data.preprocess import preprocess
 from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.files import read_json, read_table
 from boneage_xai.models.checkpoint import load_run
+from boneage_xai.phantom.cohorts import TABLE_FILE
 from boneage_xai.predict import predict_pixels
 from boneage_xai.store import AnalysisFolder
 from reports.commands import commands
@@ -186,3 +189,47 @@ def test_failures(
     assert not (out / CARDS_FILE).exists()
     assert cli("failures", *source, "--worst", "8") == 2
     assert "worst: expected 1 to 7 cases, found 8" in capsys.readouterr().err
+
+
+def relabelled(
+    phantoms: Path, folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]
+) -> Path:
+    """Return a copy of phantoms, files as old as before, with another label table."""
+    shutil.copytree(phantoms, folder)
+    table = folder / TABLE_FILE
+    change(pd.read_csv(table)).to_csv(table, index=False)
+    return folder
+
+
+def test_results_on_other_labels_are_not_mixed(
+    cli: Run, sex_run: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "analysis"
+    older = relabelled(
+        phantoms, tmp_path / "older", lambda table: table.assign(boneage=table["boneage"] + 12)
+    )
+    assert cli("evaluate", sex_run, "--data", phantoms, "--out", out) == 0
+    assert cli("sex-effect", sex_run, "--data", phantoms, "--out", out) == 0
+    capsys.readouterr()
+    assert cli("failures", sex_run, "--data", older, "--out", out) == 2
+    assert "same radiographs with other bone ages or sexes" in capsys.readouterr().err
+
+
+def test_shortcuts_among_cases_of_one_age(
+    cli: Run, sex_run: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = relabelled(phantoms, tmp_path / "one", lambda table: table.assign(boneage=120))
+    command = ["shortcuts", sex_run, "--data", source, "--out", tmp_path / "analysis"]
+    assert cli(*command, "--limit", "4") == 0
+    assert "per month of age" in capsys.readouterr().out
+
+
+def test_failures_of_boys_need_no_girls(
+    cli: Run, sex_run: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = relabelled(phantoms, tmp_path / "boys", lambda table: table[table["male"]])
+    out = tmp_path / "analysis"
+    command = ["failures", sex_run, "--data", source, "--out", out, "--pictures", "0"]
+    assert cli(*command, "--worst", "1") == 0
+    assert "no neighbours" not in capsys.readouterr().err
+    assert read_json(out / "failures.json")["with_neighbours"]

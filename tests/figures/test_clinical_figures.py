@@ -97,6 +97,21 @@ def test_intervals_show_the_cases_outside() -> None:
     assert shown == [f"outside: {number}" for number in expected]
 
 
+def test_cases_without_an_interval_are_neither_inside_nor_outside() -> None:
+    table = checked()
+    girls = table["sex"] == "F"
+    without = table.assign(
+        low_months=table["low_months"].mask(girls, -np.inf),
+        high_months=table["high_months"].mask(girls, np.inf),
+        covered=table["covered"] | girls,
+    )
+    axes = intervals_by_prediction(without, 0.9).axes[0]
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == ["inside: 0", "outside: 0", f"no interval: {girls.sum()}"]
+    assert "n = 0" in axes.get_title(loc="left")
+    assert "inside" not in axes.get_title(loc="left")
+
+
 def test_shares_are_in_percent_and_no_tick_is_above_all() -> None:
     for figure in (coverage_by_age(), significant_by_age()):
         figure.draw_without_rendering()
