@@ -24,6 +24,11 @@ class Views(BaseModel):
     flip: bool = False
     rotation_degrees: float = Field(default=0.0, ge=0, le=45)
 
+    @property
+    def count(self) -> int:
+        """How many views there are."""
+        return (2 if self.flip else 1) * (3 if self.rotation_degrees else 1)
+
     def of(self, images: Tensor) -> list[Tensor]:
         """Return the views of images (N, 1, H, W), each of the same shape; corners are black."""
         mirrored = [images, images.flip(-1)] if self.flip else [images]

@@ -140,7 +140,7 @@ def write_ensemble(
         runs: run folders, all with the same preprocessing.
         out: folder to write; must not exist, or be empty.
         views: of each radiograph that are averaged over.
-        name: how people call it; None names it after its members.
+        name: how people call it; None names it after its members and views.
 
     Raises:
         CheckpointError: a run that cannot be loaded.
@@ -163,7 +163,7 @@ def write_ensemble(
             raise ConfigError(f"{member.path}: expected different runs, found one of them twice")
         read_splits(member)
     manifest = EnsembleManifest(
-        name=name or " + ".join(dict.fromkeys(member.name for member in members)),
+        name=name or _described([member.name for member in members], views),
         members=tuple(member.model_id for member in members),
         views=views,
     )
@@ -176,6 +176,16 @@ def write_ensemble(
     # The folder is complete once this is there.
     write_json(out / ENSEMBLE_FILE, manifest.model_dump(mode="json"))
     return load_ensemble(out)
+
+
+def _described(names: Sequence[str], views: Views) -> str:
+    different = list(dict.fromkeys(names))
+    parts = [" + ".join(different)]
+    if len(names) > len(different):
+        parts.append(f"{len(names)} runs")
+    if views.count > 1:
+        parts.append(f"{views.count} views")
+    return ", ".join(parts)
 
 
 def load_ensemble(path: Path, device: str | torch.device = "cpu") -> Ensemble:

@@ -43,10 +43,17 @@ def test_it_predicts_the_mean(
             + other(mirrored, sexes)
         ) / 4
         torch.testing.assert_close(made.network(images, sexes), expected)
+    assert made.name == "demo, 2 runs, 2 views"
     again = load_model(tmp_path / "both")
     assert again.model_id == made.model_id != load_run(sex_run).model_id
     with torch.no_grad():
         torch.testing.assert_close(again.network(images, sexes), expected)
+
+
+@pytest.mark.parametrize(("flip", "turn"), [(False, 0), (True, 0), (False, 5), (True, 5)])
+def test_as_many_views_as_are_counted(flip: bool, turn: float) -> None:
+    views = Views(flip=flip, rotation_degrees=turn)
+    assert len(views.of(torch.rand(1, 1, 8, 8))) == views.count
 
 
 def test_views_are_turned_to_either_side_over_black() -> None:
