@@ -33,11 +33,9 @@ _COARSE_FROM_MONTHS = 20.0
 
 
 def figure_text(text: str) -> str:
-    """Return a text so that a figure shows it as it is, shortened, on one line."""
+    """Return a text as a figure shows it: shortened, on one line."""
     line = " ".join(text.split())
-    shown = line if len(line) <= _LONGEST_ID else f"{line[: _LONGEST_ID - 1]}…"
-    # Between two dollar signs matplotlib would read mathematics.
-    return shown.replace("$", r"\$")
+    return line if len(line) <= _LONGEST_ID else f"{line[: _LONGEST_ID - 1]}…"
 
 
 def attributions(folder: AnalysisFolder) -> Section | None:

@@ -33,6 +33,7 @@ from boneage_xai.figures.style import (
 
 SMOOTHING_PX = 1.5
 _LIMIT_PERCENTILE = 99.8
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def smoothed_months(
@@ -105,7 +106,11 @@ def colour_bar(
     ticks = np.asarray(MaxNLocator(7, symmetric=True).tick_values(-limit, limit))
     ticks = ticks[np.abs(ticks) <= limit * (1 + 1e-9)]
     bar.set_ticks(list(ticks), labels=[signed_text(tick / 10**exponent, ".3g") for tick in ticks])
-    unit = "months per pixel" if exponent == 0 else f"$10^{{{exponent}}}$ months per pixel"
+    unit = (
+        "months per pixel"
+        if exponent == 0
+        else f"10{str(exponent).translate(_RAISED)} months per pixel"
+    )
     bar.set_label(f"← younger      attribution ({unit}; {note})      older →")
     bar.ax.tick_params(length=3)
     bar.outline.set_visible(False)

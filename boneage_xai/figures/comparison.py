@@ -71,7 +71,7 @@ def paired_errors(groups: pd.DataFrame) -> Figure:
     axes.set_yticks(rows, [_label(group) for group in shown.to_dict("records")], fontsize=9)
     axes.set_ylim(float(rows[-1]) + 0.8, -0.8)
     axes.grid(visible=False, axis="y")
-    first, second = (_plain(str(groups[name].iloc[0])) for name in ("model_a", "model_b"))
+    first, second = (_short(str(groups[name].iloc[0])) for name in ("model_a", "model_b"))
     axes.set_title(f"Mean absolute error of {first} minus that of {second}")
     axes.set_xlabel(
         f"← {first} closer      months      {second} closer →\n"
@@ -93,6 +93,5 @@ def _label(group: dict[Any, Any]) -> str:
     return f"{words} ({group['n']:,})"
 
 
-def _plain(name: str, longest: int = 24) -> str:
-    shown = name if len(name) <= longest else f"…{name[-longest + 1 :]}"
-    return shown.replace("$", r"\$")
+def _short(name: str, longest: int = 24) -> str:
+    return name if len(name) <= longest else f"…{name[-longest + 1 :]}"

@@ -101,7 +101,7 @@ def located_sheet(cases: Sequence[LocatedCase]) -> Figure:
         found = _count(case)
         name = case.case_id if len(case.case_id) <= 16 else f"{case.case_id[:15]}…"
         # A name is text, also with dollar signs.
-        axes.set_title(f"{name}: {found}", loc="center", fontsize=8, parse_math=False)
+        axes.set_title(f"{name}: {found}", loc="center", fontsize=8)
     handles = [
         Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor="#444444", label=name.replace("_", " "))
         for name, colour in colours.items()

@@ -92,7 +92,7 @@ def occlusion_bars(
     first = panels[0]
     # Names are the user's: between two dollar signs matplotlib would read mathematics.
     names = [_short(name) for name in regions]
-    first.set_yticks(np.arange(len(regions)), names, parse_math=False)
+    first.set_yticks(np.arange(len(regions)), names)
     first.set_ylim(len(regions) - 0.5, -0.6)
     figure.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     over = counted_range(bones["n"], "case", "cases")
@@ -171,7 +171,7 @@ def removal_examples(example: OcclusionExample, case: str = "") -> Figure:
         before.contour(along_x, along_y, framed, levels=[0.5], colors=[ORANGE], linewidths=1.3)
         before.set_xlim(-0.5, example.pixels.shape[1] - 0.5)
         before.set_ylim(example.pixels.shape[0] - 0.5, -0.5)
-        before.set_title(_short(name), fontsize=9.5, parse_math=False)
+        before.set_title(_short(name), fontsize=9.5)
         for column, fill in enumerate(example.fills):
             axes = grid[row, 1 + column]
             draw_radiograph(axes, example.pictures[row, column])
@@ -180,5 +180,5 @@ def removal_examples(example: OcclusionExample, case: str = "") -> Figure:
                 f"{FILL_WORDS.get(fill, fill)}: {change} months", fontsize=9.5, fontweight="normal"
             )
     if case:
-        figure.suptitle(case, fontsize=10, x=0.01, ha="left", parse_math=False)
+        figure.suptitle(case, fontsize=10, x=0.01, ha="left")
     return figure

@@ -343,7 +343,7 @@ def mae_against_baselines(metrics: Mapping[str, Any], model_name: str = "model")
         labels.append(str(entry["name"]))
     rows = len(measured) + len(quoted)
     # A name is text, also with dollar signs.
-    axes.set_yticks(range(rows), [fill(label, 30) for label in labels], parse_math=False)
+    axes.set_yticks(range(rows), [fill(label, 30) for label in labels])
     axes.set_ylim(rows - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     largest = max(

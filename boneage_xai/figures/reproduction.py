@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def curves_by_arm(histories: Mapping[str, pd.DataFrame]) -> Figure:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.tick_params(labelbottom=True)
-        axes.set_title(name)
+        axes.set_title(fill(name, 40))
     for axes in grid[:, 0]:
         axes.set_ylabel("MAE, months")
     for axes in grid.flat[max(len(histories) - 2, 0) : len(histories)]:

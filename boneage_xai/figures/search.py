@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from boneage_xai.errors import ReportError
 from boneage_xai.figures.style import (
@@ -202,6 +202,8 @@ def _lay_out(axes: Axes, knob: KnobAxis) -> None:
     low, high = knob.limits
     if knob.log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter())
         axes.set_xlim(low / (high / low) ** 0.05, high * (high / low) ** 0.05)
         return
     axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))

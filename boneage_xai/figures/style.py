@@ -57,6 +57,8 @@ STYLE: dict[Any, Any] = {
     "legend.edgecolor": "#D0D0D0",
     "legend.fontsize": 9.0,
     "lines.linewidth": 1.8,
+    # Names of cases, columns and networks may hold dollar signs.
+    "text.parse_math": False,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.fonttype": "path",
