@@ -79,18 +79,20 @@ def say_table(
 
 
 class Bar:
-    """One progress bar on stderr; call it with (done, total)."""
+    """One progress bar on stderr, shown when it begins or at once; call it with (done, total)."""
 
-    def __init__(self, progress: Progress, description: str) -> None:
+    def __init__(self, progress: Progress, description: str, *, at_once: bool) -> None:
         self._progress = progress
-        self._task = progress.add_task(description, total=None, before=0)
+        self._task = progress.add_task(description, total=None, visible=at_once, before=0)
         self._begun = False
 
     def __call__(self, done: float, total: float) -> None:
         """Move the bar; what the first call says was done before is not held to be fast."""
         if not self._begun:
             self._begun = True
-            self._progress.reset(self._task, total=total, completed=int(done), before=done)
+            self._progress.reset(
+                self._task, total=total, completed=int(done), visible=True, before=done
+            )
         self._progress.update(self._task, completed=done, total=total)
 
 
@@ -109,7 +111,7 @@ class _TimeLeft(ProgressColumn):
 
 @contextmanager
 def bars(*descriptions: str, quiet: bool = False) -> Iterator[tuple[Bar, ...]]:
-    """Show progress bars while the block runs."""
+    """Show progress bars while the block runs: the first at once, others when they begin."""
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -120,7 +122,10 @@ def bars(*descriptions: str, quiet: bool = False) -> Iterator[tuple[Bar, ...]]:
         disable=quiet,
     )
     with progress:
-        yield tuple(Bar(progress, description) for description in descriptions)
+        yield tuple(
+            Bar(progress, description, at_once=position == 0)
+            for position, description in enumerate(descriptions)
+        )
 
 
 def with_interval(estimate: Mapping[str, float | None], *, percent: bool = False) -> str:
