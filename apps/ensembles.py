@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from apps.console import say
+from apps.console import note, say
 
 
 def ensemble(
@@ -39,3 +40,15 @@ def ensemble(
 
     made = write_ensemble(runs, out, views=Views(flip=flip, rotation_degrees=rotate), name=name)
     say(f"{out}: {made.name}, model {made.model_id}, {counted(len(made.members), 'run')}")
+    seldom = [one for one in made.members if _share_mirrored(one.manifest.recipe) < 0.5]
+    if flip and seldom:
+        note(
+            f"{counted(len(seldom), 'run')} saw few mirror images in training: to average over "
+            "them may make predictions worse, which `compare` tells"
+        )
+
+
+def _share_mirrored(recipe: Mapping[str, Any]) -> float:
+    mirrored = recipe.get("augmentation", {}).get("horizontal_flip", 0)
+    # Runs from before it was a probability said whether half were.
+    return 0.5 * mirrored if isinstance(mirrored, bool) else float(mirrored)
