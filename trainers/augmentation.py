@@ -59,10 +59,13 @@ def augment(images: Tensor, settings: AugmentationSettings, share: Share = WHOLE
 
 
 def _random_sign(n: int, flipped: float, device: torch.device) -> Tensor:
-    """Return (n,) -1 with this probability, 1 otherwise; draws nothing where none flips."""
+    """Return (n,) -1 with this probability, at most one half, 1 otherwise."""
     if not flipped:
         return torch.ones(n, device=device)
-    return 1.0 - 2.0 * torch.empty(n, device=device).bernoulli_(flipped)
+    sign = torch.randint(0, 2, (n,), device=device) * 2.0 - 1.0
+    if flipped < 0.5:
+        sign = torch.where(torch.rand(n, device=device) < 2 * flipped, sign, 1.0)
+    return sign
 
 
 def resize(images: Tensor, size_px: int) -> Tensor:

@@ -59,8 +59,8 @@ def _probability(value: object) -> object:
     return 0.5 * value if isinstance(value, bool) else value
 
 
-Flip = Annotated[float, BeforeValidator(_probability), Field(ge=0, le=1)]
-"""Probability of a flip; ``true`` is one half."""
+Flip = Annotated[float, BeforeValidator(_probability), Field(ge=0, le=0.5)]
+"""Probability of a flip, at most one half, which ``true`` is."""
 
 
 class AugmentationSettings(_Settings):

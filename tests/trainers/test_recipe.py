@@ -150,6 +150,7 @@ def test_overrides_are_typed_by_toml() -> None:
         ("training.epochs=0", "training.epochs"),
         ("training.epochs=7", "stages: expected 7 epochs together, found 20"),
         ("augmentation.zoom=[1.1, 0.9]", "zoom"),
+        ("augmentation.horizontal_flip=0.6", "horizontal_flip: .* less than or equal to 0.5"),
         ("preprocessing.size_px=64", "end at preprocessing.size_px 64"),
         ("initialisation.fine_tuned_blocks=1", "without pretrained weights"),
         ("training.early_stopping_patience=3", "early_stopping_patience: not with stages"),
