@@ -15,13 +15,14 @@ ATTRIBUTE = "boneage-xai attribute RUN --data SOURCE --out DIR"
 
 
 def cards(numbers: Sequence[tuple[str, str, str]]) -> None:
-    """Show numbers side by side, never cut short.
+    """Show numbers side by side, on narrow pages over several rows, never cut short.
 
     Args:
         numbers: label, value, and what qualifies it (may be empty).
     """
-    for column, (label, value, detail) in zip(st.columns(len(numbers)), numbers, strict=True):
-        with column.container(border=True, gap=None):
+    row = st.container(horizontal=True)
+    for label, value, detail in numbers:
+        with row.container(border=True, gap=None):
             st.caption(plain(label))
             st.markdown(f"#### {plain(value)}")
             if detail:
