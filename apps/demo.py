@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from apps.console import bars, note, quiet_lightning, say, with_interval
-from boneage_xai.analysis.run_analysis import attribute_run, evaluate_run, prepare_run
+from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
+from boneage_xai.analysis.run_attribution import attribute_run
 from boneage_xai.data.cohort import read_source, require_clean, select_cohort
 from boneage_xai.errors import ConfigError
 from boneage_xai.phantom.cohorts import write_cohort

@@ -265,7 +265,7 @@ def attribute(
     Killed at any moment, it goes on with the same command and --resume.
     """
     from boneage_xai.analysis.random_control import with_random_weights
-    from boneage_xai.analysis.run_analysis import attribute_run
+    from boneage_xai.analysis.run_attribution import attribute_run
     from boneage_xai.attribution.interface import AttributionSettings
     from boneage_xai.attribution.methods import method_named
     from boneage_xai.attribution.requirements import hidden_layers

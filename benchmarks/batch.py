@@ -30,7 +30,8 @@ import pandas as pd
 import torch
 from resident_memory import resident_bytes
 
-from boneage_xai.analysis.run_analysis import attribute_run, choose_cases, prepare_run
+from boneage_xai.analysis.run_analysis import choose_cases, prepare_run
+from boneage_xai.analysis.run_attribution import attribute_run
 from boneage_xai.attribution.integrated_gradients import attribute_batch, make_integrator
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.attribution.work.folder import WorkPaths, read_journal

@@ -12,7 +12,8 @@ from PIL import Image
 from pydicom.uid import generate_uid
 
 from analysis_fixture import MALICIOUS, STRANGE
-from boneage_xai.analysis.run_analysis import attribute_run, evaluate_run, prepare_run
+from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
+from boneage_xai.analysis.run_attribution import attribute_run
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.data.radiograph import read_radiograph

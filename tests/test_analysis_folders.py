@@ -9,7 +9,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
-from boneage_xai.analysis.run_analysis import RunOnCohort, attribute_run, evaluate_run, prepare_run
+from boneage_xai.analysis.run_analysis import RunOnCohort, evaluate_run, prepare_run
+from boneage_xai.analysis.run_attribution import attribute_run
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.files import read_json

@@ -18,10 +18,9 @@ from boneage_xai.analysis.interventions import intervene_run, phantoms_of
 from boneage_xai.analysis.metrics import N_RESAMPLES, bootstrap_mean
 from boneage_xai.analysis.run_analysis import (
     RunOnCohort,
-    attribute_run,
     choose_cases,
-    training_references,
 )
+from boneage_xai.analysis.run_attribution import attribute_run, training_references
 from boneage_xai.anatomy import OUTSIDE_HAND
 from boneage_xai.attribution.baselines import SameSexReferences
 from boneage_xai.attribution.faithfulness import deletion

@@ -15,7 +15,8 @@ from boneage_xai.analysis.random_control import (
     similarity_to_control,
     with_random_weights,
 )
-from boneage_xai.analysis.run_analysis import RunOnCohort, attribute_run, evaluate_run, prepare_run
+from boneage_xai.analysis.run_analysis import RunOnCohort, evaluate_run, prepare_run
+from boneage_xai.analysis.run_attribution import attribute_run
 from boneage_xai.data.cohort import read_source, select_cohort
 from boneage_xai.errors import ReportError
 from boneage_xai.files import read_json, write_json

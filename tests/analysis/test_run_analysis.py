@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from boneage_xai.analysis.run_analysis import (
-    attribute_run,
     choose_cases,
     evaluate_run,
     prepare_run,
 )
+from boneage_xai.analysis.run_attribution import attribute_run
 from boneage_xai.attribution.baselines import draw_references
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.data.cohort import read_source, select_cohort

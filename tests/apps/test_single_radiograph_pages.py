@@ -22,7 +22,8 @@ import apps.dashboard as dashboard
 from apps.options import UPLOAD_LIMIT_MB
 from apps.views.links import plain
 from boneage_xai.analysis.neighbours import neighbours_run
-from boneage_xai.analysis.run_analysis import attribute_run, evaluate_run, prepare_run
+from boneage_xai.analysis.run_analysis import evaluate_run, prepare_run
+from boneage_xai.analysis.run_attribution import attribute_run
 from boneage_xai.analysis.stored_calibration import CALIBRATION_FILE, fit_calibration
 from boneage_xai.attribution.interface import AttributionSettings
 from boneage_xai.data.cohort import read_source, select_cohort
