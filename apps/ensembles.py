@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -37,18 +36,17 @@ def ensemble(
     from boneage_xai.models.averaged import Views
     from boneage_xai.models.ensemble import write_ensemble
     from reports.wording import counted
+    from trainers.recipe import AugmentationSettings
 
     made = write_ensemble(runs, out, views=Views(flip=flip, rotation_degrees=rotate), name=name)
     say(f"{out}: {made.name}, model {made.model_id}, {counted(len(made.members), 'run')}")
-    seldom = [one for one in made.members if _share_mirrored(one.manifest.recipe) < 0.5]
+    learnt = [one.manifest.recipe.get("augmentation", {}) for one in made.members]
+    mirrored = [
+        AugmentationSettings(horizontal_flip=one.get("horizontal_flip", 0)) for one in learnt
+    ]
+    seldom = [one for one in mirrored if one.horizontal_flip < 0.5]
     if flip and seldom:
         note(
             f"{counted(len(seldom), 'run')} saw few mirror images in training: to average over "
             "them may make predictions worse, which `compare` tells"
         )
-
-
-def _share_mirrored(recipe: Mapping[str, Any]) -> float:
-    mirrored = recipe.get("augmentation", {}).get("horizontal_flip", 0)
-    # Runs from before it was a probability said whether half were.
-    return 0.5 * mirrored if isinstance(mirrored, bool) else float(mirrored)
