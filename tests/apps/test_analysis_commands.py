@@ -220,8 +220,11 @@ def test_shortcuts_among_cases_of_one_age(
 ) -> None:
     source = relabelled(phantoms, tmp_path / "one", lambda table: table.assign(boneage=120))
     command = ["shortcuts", sex_run, "--data", source, "--out", tmp_path / "analysis"]
-    assert cli(*command, "--limit", "4") == 0
+    assert cli(*command, "--split", "all") == 0
     assert "per month of age" in capsys.readouterr().out
+    found = AnalysisFolder.open(tmp_path / "analysis").shortcuts()
+    assert found is not None
+    assert None in [row["slope_months_per_month"] for row in found["network"]]
 
 
 def test_failures_of_boys_need_no_girls(
