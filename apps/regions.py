@@ -15,6 +15,11 @@ from boneage_xai.types import Radiograph
 from reports.wording import counted
 
 _MOST_SHOWN = 24
+_UNUSUAL = {
+    "no_hand": "no hand found",
+    "turned": "the hand seems to be turned",
+    "looks_right": "the hand seems to be a right one or the mirror image of a left one",
+}
 
 
 def regions(
@@ -52,6 +57,7 @@ def regions(
     from boneage_xai.files import write_bytes
     from boneage_xai.regions.cohort_regions import write_regions
     from boneage_xai.regions.locator import HandRegions
+    from boneage_xai.regions.pose import hand_pose
     from boneage_xai.regions.user_regions import read_user_regions
 
     if (bare := _bare_images(source)) is not None:
@@ -65,13 +71,18 @@ def regions(
     drawn = read_user_regions(own, [case_id for case_id, _ in images]) if own else {}
     step = max(1, -(-len(images) // _MOST_SHOWN))
     shown: list[LocatedCase] = []
-    without: list[str] = []
+    unusual: dict[str, list[str]] = {which: [] for which in _UNUSUAL}
     seen = 0
 
     def keep(case_id: str, radiograph: Radiograph, found: HandRegions) -> None:
         nonlocal seen
         if not found.boxes and case_id not in drawn:
-            without.append(case_id)
+            unusual["no_hand"].append(case_id)
+        pose = hand_pose(found.boxes)
+        if pose is not None and pose.quarter_turns:
+            unusual["turned"].append(case_id)
+        if pose is not None and pose.looks_right:
+            unusual["looks_right"].append(case_id)
         if seen % step == 0:
             case = LocatedCase(case_id, radiograph.pixels, found.labels, found.boxes)
             shown.append(case.thinned())
@@ -85,12 +96,18 @@ def regions(
     if as_json:
         counts = {str(name): int(count) for name, count in table["region"].value_counts().items()}
         say_json(
-            {"n": len(images), "n_own": len(drawn), "no_hand": without, "found_by_region": counts}
+            {
+                "n": len(images),
+                "n_own": len(drawn),
+                **unusual,
+                "found_by_region": counts,
+            }
         )
         return
-    if without:
-        some = ", ".join(without[:10]) + (" …" if len(without) > 10 else "")
-        note(f"no hand found on {len(without)} of {len(images)}: {some}")
+    for which, case_ids in unusual.items():
+        if case_ids:
+            some = ", ".join(case_ids[:10]) + (" …" if len(case_ids) > 10 else "")
+            note(f"{_UNUSUAL[which]} on {len(case_ids)} of {len(images)}: {some}")
     say(f"{len(table)} regions on {len(images)} radiographs in {out}; look at overlay.png")
 
 

@@ -117,9 +117,11 @@ def predict(
     """
     from dataclasses import asdict
 
-    from boneage_xai.analysis.single_reading import read_single
+    from boneage_xai.analysis.single_reading import read_single, see_hand
     from boneage_xai.analysis.stored_calibration import stored_calibration
     from boneage_xai.data.radiograph import read_radiograph
+    from boneage_xai.regions.locator import locate
+    from reports.wording import hand_warning
 
     if image is None:
         # A single path is the radiograph.
@@ -137,6 +139,9 @@ def predict(
     months, interval = answer.months, answer.interval
     if radiograph.sex is not None and radiograph.sex is not Sex(sex):
         note(f"note: {image} states sex {radiograph.sex.value}, predicted with {sex}")
+    seen = see_hand(model, radiograph, Sex(sex), locate(radiograph))
+    if warning := hand_warning(seen):
+        note(f"warning: {warning}")
     if as_json:
         say_json(
             {
@@ -145,6 +150,7 @@ def predict(
                 "predicted_months": months,
                 "corrected": corrected,
                 "interval": None if interval is None else asdict(interval),
+                "hand": asdict(seen),
                 "model_id": model.model_id,
             }
         )

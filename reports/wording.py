@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boneage_xai.store import AnalysisFolder
+
+if TYPE_CHECKING:
+    from boneage_xai.analysis.single_reading import HandSeen
 
 SEX_WORDS = {"F": "girl", "M": "boy"}
 SEX_PLURALS = {"F": "girls", "M": "boys"}
@@ -53,6 +56,7 @@ UNRECORDED = (
     "this analysis were among it, the errors are smaller than on children it has not seen. No "
     "baselines could be fitted for the same reason."
 )
+_FINGERS_POINT = {1: "to the right", 2: "down", 3: "to the left"}
 RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 
 
@@ -255,3 +259,22 @@ def optimism(folder: AnalysisFolder) -> str | None:
         whole = folder.manifest["data"].get("split") in ("train", "all")
         return UNRECORDED if whole else None
     return OPTIMISTIC if folder.has_training_cases() else None
+
+
+def hand_warning(seen: HandSeen) -> str | None:
+    """Return what to warn of before an answer for one radiograph is believed, None for nothing."""
+    if not seen.found:
+        return (
+            "No hand was found on the radiograph. The network answers all the same, but its answer "
+            "need not mean anything."
+        )
+    if seen.pose is None or seen.usually_months is None:
+        return None
+    turned = _FINGERS_POINT.get(seen.pose.quarter_turns)
+    looks = [f"to be turned (fingers pointing {turned})"] if turned else []
+    if seen.pose.looks_right:
+        looks.append("to be a right one, or the mirror image of a left one")
+    return (
+        f"The hand seems {' and '.join(looks)}. Laid as most hands in training are, upright and "
+        f"a left one, it is read as {months(seen.usually_months)} months."
+    )

@@ -16,6 +16,7 @@ from apps.views.links import linked_number, plain
 from apps.views.results import UPLOADS
 from boneage_xai.analysis.recorded_run import recorded_settings
 from boneage_xai.analysis.single_reading import (
+    HandSeen,
     Interval,
     SingleReading,
     explain_single,
@@ -23,6 +24,7 @@ from boneage_xai.analysis.single_reading import (
     months_by_region,
     part_of,
     read_single,
+    see_hand,
 )
 from boneage_xai.analysis.stored_calibration import CALIBRATION_FILE
 from boneage_xai.attribution.interface import AttributedMap
@@ -34,7 +36,7 @@ from boneage_xai.regions.boxes import not_found
 from boneage_xai.regions.locator import HandRegions
 from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import Radiograph, RegionMap, Sex
-from reports.wording import SEX_WORDS, baseline_words, months, run_name
+from reports.wording import SEX_WORDS, baseline_words, hand_warning, months, run_name
 
 METHOD = "integrated_gradients"
 
@@ -112,7 +114,13 @@ def _tried(folder: AnalysisFolder, content: bytes, sex: Sex | None) -> None:
             found = located_regions(radiograph, read.prepared)
         results.keep(found_key, found)
     hand, regions = found
-    _warnings(loaded, radiograph, read, hand)
+    seen_key = results.key_of(f"{UPLOADS}-seen", key, sex)
+    seen: HandSeen | None = results.kept(seen_key)
+    if seen is None:
+        with loaded.lock:
+            seen = see_hand(loaded.run, radiograph, sex, hand)
+        results.keep(seen_key, seen)
+    _warnings(loaded, radiograph, read, seen)
     subject = explaining.Subject(key, read.prepared.pixels, sex, lambda: regions, kind=UPLOADS)
     picture, facts = st.columns([11, 10], gap="large")
     with facts:
@@ -155,7 +163,7 @@ def _radiograph(content: bytes, key: str) -> Radiograph:
 
 
 def _warnings(
-    loaded: live.LoadedRun, radiograph: Radiograph, read: SingleReading, found: HandRegions
+    loaded: live.LoadedRun, radiograph: Radiograph, read: SingleReading, seen: HandSeen
 ) -> None:
     if radiograph.sex is not None and radiograph.sex is not read.sex:
         st.warning(
@@ -169,11 +177,8 @@ def _warnings(
             f"The network {words} radiographs that include this very one, so that its answer is "
             "likely to be better than on others."
         )
-    if not found.boxes:
-        st.warning(
-            "No hand was found on this radiograph. The network answers all the same, but its "
-            "answer need not mean anything."
-        )
+    if warning := hand_warning(seen):
+        st.warning(warning)
 
 
 def _answers(read: SingleReading) -> None:

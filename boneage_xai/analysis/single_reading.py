@@ -28,6 +28,7 @@ from boneage_xai.predict import Progress, as_images, predict_pixels
 from boneage_xai.regions.aggregation import aggregate
 from boneage_xai.regions.label_maps import regions_on_input
 from boneage_xai.regions.locator import HandRegions, locate
+from boneage_xai.regions.pose import HandPose, hand_pose, laid_usually
 from boneage_xai.regions.removable import Removable
 from boneage_xai.regions.removal import FillName
 from boneage_xai.types import Case, FloatImage, Radiograph, RegionMap, Sex
@@ -85,6 +86,38 @@ class SingleReading:
         return self.other_sex_months - self.answer.months
 
 
+@dataclass(frozen=True)
+class HandSeen:
+    """Whether a radiograph shows a hand, and what it matters to a network how that lies.
+
+    Args:
+        found: whether the locator found a hand.
+        pose: how it lies, None where that cannot be told.
+        usually_months: the network's prediction for the same picture turned and mirrored so that
+            the hand lies upright and looks left, None where it does so already.
+    """
+
+    found: bool
+    pose: HandPose | None = None
+    usually_months: float | None = None
+
+
+def see_hand(model: Model, radiograph: Radiograph, sex: Sex, found: HandRegions) -> HandSeen:
+    """Say what the locator saw of a hand, and predict it as hands usually lie.
+
+    Args:
+        model: the network.
+        radiograph: (H, W) pixels in [0, 1].
+        sex: of the child.
+        found: what ``locate`` found on the radiograph.
+    """
+    pose = hand_pose(found.boxes)
+    if pose is None or pose.is_usual:
+        return HandSeen(bool(found.boxes), pose)
+    prepared = preprocess(laid_usually(radiograph, pose), model.preprocessing)
+    return HandSeen(True, pose, _predicted(model, prepared, sex))
+
+
 def read_single(model: Model, radiograph: Radiograph, sex: Sex) -> SingleReading:
     """Predict one radiograph, as what it is said to be and as of the other sex.
 
@@ -99,8 +132,7 @@ def read_single(model: Model, radiograph: Radiograph, sex: Sex) -> SingleReading
     """
     prepared = preprocess(radiograph, model.preprocessing)
     own, other = (
-        float(predict_pixels(model.network, prepared.pixels[np.newaxis], np.array([is_male]))[0])
-        for is_male in (sex.is_male, not sex.is_male)
+        _predicted(model, prepared, one) for one in (sex, Sex.FEMALE if sex.is_male else Sex.MALE)
     )
     if not math.isfinite(own) or not math.isfinite(other):
         raise AttributionError(f"{radiograph.source}: expected finite months, found {own}, {other}")
@@ -276,6 +308,11 @@ def erase_in_turn(
         "hand_fraction",
     ]
     return pd.DataFrame(rows)[kept]
+
+
+def _predicted(model: Model, prepared: PreparedImage, sex: Sex) -> float:
+    is_male = np.array([sex.is_male])
+    return float(predict_pixels(model.network, prepared.pixels[np.newaxis], is_male)[0])
 
 
 def _inputs(network: nn.Module, pixels: Grey, sex: Sex) -> tuple[torch.Tensor, torch.Tensor]:

@@ -96,11 +96,31 @@ def in_median_frame(points: Points, kept: Chosen) -> Points | None:
         points: (L, 2) places in the image.
         kept: (L,) which of them decide the frame.
     """
-    fitted = _fit(points, kept)
+    fitted = median_to_image(points, kept)
     if fitted is None:
         return None
     square, offset = fitted
     return np.asarray((points - offset) @ np.linalg.inv(square))
+
+
+def median_to_image(points: Points, kept: Chosen) -> tuple[Points, Points] | None:
+    """Fit an affine map from the frame of the median hand to the image.
+
+    Args:
+        points: (L, 2) places in the image.
+        kept: (L,) which of them are believed.
+
+    Returns:
+        The (2, 2) matrix that rows of the frame are multiplied by and the (2,) offset, None where
+        the points span no plane.
+    """
+    shape = median_shape()[kept]
+    design = np.column_stack([shape, np.ones(len(shape))])
+    solution, _, rank, _ = np.linalg.lstsq(design, points[kept], rcond=None)
+    square, offset = solution[:2], solution[2]
+    if rank < 3 or abs(np.linalg.det(square)) < _SMALLEST_DETERMINANT:
+        return None
+    return np.asarray(square), np.asarray(offset)
 
 
 def widening(points: Points, kept: Chosen) -> float:
@@ -113,7 +133,7 @@ def widening(points: Points, kept: Chosen) -> float:
     Returns:
         The factor, 0.5 to 1.6; 1 where it cannot be told, as from a hand that lies aslant.
     """
-    fitted = _fit(points, kept)
+    fitted = median_to_image(points, kept)
     if fitted is None:
         return 1.0
     (a, b), (c, d) = fitted[0]
@@ -139,7 +159,7 @@ def steadied(points: Points, kept: Chosen) -> Points:
     row = index_of(RADIUS)
     others = kept.copy()
     others[[row, index_of(ULNA)]] = False
-    fitted = _fit(points, others) if kept[row] else None
+    fitted = median_to_image(points, others) if kept[row] else None
     if fitted is None:
         return points
     square, offset = fitted
@@ -148,17 +168,6 @@ def steadied(points: Points, kept: Chosen) -> Points:
     moved = points.copy()
     moved[row] = seen @ square + offset
     return moved
-
-
-def _fit(points: Points, kept: Chosen) -> tuple[Points, Points] | None:
-    """Fit an affine map from the median frame to the image, None where they span no plane."""
-    shape = median_shape()[kept]
-    design = np.column_stack([shape, np.ones(len(shape))])
-    solution, _, rank, _ = np.linalg.lstsq(design, points[kept], rcond=None)
-    square, offset = solution[:2], solution[2]
-    if rank < 3 or abs(np.linalg.det(square)) < _SMALLEST_DETERMINANT:
-        return None
-    return np.asarray(square), np.asarray(offset)
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from boneage_xai.analysis.recorded_run import load_recorded_run, recorded_settin
 from boneage_xai.analysis.region_occlusion import occlude_case
 from boneage_xai.analysis.single_reading import (
     Answer,
+    HandSeen,
     answer_of,
     erase_in_turn,
     explain_single,
@@ -20,6 +22,7 @@ from boneage_xai.analysis.single_reading import (
     part_of,
     read_single,
     regions_seen,
+    see_hand,
 )
 from boneage_xai.attribution.integrated_gradients import integrated_gradients
 from boneage_xai.attribution.interface import AttributionSettings
@@ -30,9 +33,12 @@ from boneage_xai.data.radiograph import read_radiograph
 from boneage_xai.errors import CheckpointError, ConfigError, DataError
 from boneage_xai.models.checkpoint import TrainedRun, load_run
 from boneage_xai.predict import as_images, predict_pixels
+from boneage_xai.regions.locator import locate
+from boneage_xai.regions.pose import HandPose
 from boneage_xai.regions.removable import removables
 from boneage_xai.store import AnalysisFolder
 from boneage_xai.types import Case, Cohort, Radiograph, Sex
+from reports.wording import hand_warning
 
 SETTINGS = AttributionSettings(max_nodes=65)
 
@@ -64,6 +70,43 @@ def test_reading_is_what_the_network_predicts_for_both_sexes(
     assert read.answer.interval is None
     assert read.corrected is None
     assert answer_of(100.0, Sex.MALE, None) == Answer(100.0)
+
+
+@pytest.mark.parametrize(("turns", "mirrored"), [(0, False), (1, False), (0, True), (2, True)])
+def test_a_hand_that_lies_unusually_is_read_as_it_usually_lies(
+    run: TrainedRun, radiograph: Radiograph, turns: int, mirrored: bool
+) -> None:
+    # A square picture, so that turning it changes nothing else.
+    side = min(radiograph.pixels.shape)
+    usual = replace(radiograph, pixels=np.ascontiguousarray(radiograph.pixels[:side, :side]))
+    mirror = usual.pixels[:, ::-1] if mirrored else usual.pixels
+    lies = replace(usual, pixels=np.ascontiguousarray(np.rot90(mirror, -turns)))
+    seen = see_hand(run, lies, Sex.MALE, locate(lies))
+    assert seen.found
+    assert seen.pose is not None
+    assert (seen.pose.quarter_turns, seen.pose.looks_right) == (turns, mirrored)
+    expected = read_single(run, usual, Sex.MALE).answer.months if turns or mirrored else None
+    assert seen.usually_months == expected
+    assert (hand_warning(seen) is None) == (expected is None)
+
+
+def test_a_picture_without_a_hand_says_so(run: TrainedRun) -> None:
+    blank = Radiograph(np.zeros((60, 60), dtype=np.float32), Path("blank"))
+    seen = see_hand(run, blank, Sex.MALE, locate(blank))
+    assert seen == HandSeen(False)
+    assert "No hand" in str(hand_warning(seen))
+
+
+def test_what_is_said_of_a_hand_that_lies_unusually() -> None:
+    assert hand_warning(HandSeen(True, HandPose(3.0, False))) is None
+    assert hand_warning(HandSeen(True)) is None
+    turned = hand_warning(HandSeen(True, HandPose(-95.0, False), 100.0))
+    assert "(fingers pointing to the left)." in str(turned)
+    both = hand_warning(HandSeen(True, HandPose(170.0, True), 100.04))
+    assert str(both).startswith(
+        "The hand seems to be turned (fingers pointing down) and to be a right one"
+    )
+    assert "it is read as 100.0 months" in str(both)
 
 
 def test_own_radiographs_are_recognised_by_their_pixels(run: TrainedRun, cohort: Cohort) -> None:

@@ -69,6 +69,15 @@ def test_the_main_job(
     assert cli("predict", trained, image, "--sex", "F", "--json") == 0
     girl = json.loads(capsys.readouterr().out)
     assert np.isfinite(girl["predicted_months"])
+    assert (girl["hand"]["found"], girl["hand"]["usually_months"]) == (True, None)
+    turned = tmp_path / "turned.png"
+    Image.open(image).transpose(Image.Transpose.ROTATE_270).save(turned)
+    assert cli("predict", trained, turned, "--sex", "F", "--json") == 0
+    said = capsys.readouterr()
+    assert "warning: The hand seems to be turned (fingers pointing to the right)" in said.err
+    hand = json.loads(said.out)["hand"]
+    assert hand["pose"]["turned_degrees"] == pytest.approx(90, abs=30)
+    assert hand["usually_months"] == pytest.approx(girl["predicted_months"], abs=0.05)
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -22,7 +22,7 @@ def test_regions_are_found_and_used_by_attribute(
     assert cli("regions", phantoms, "--out", out, "--limit", 6, "--json") == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["n"] == 6
-    assert summary["no_hand"] == []
+    assert [summary[unusual] for unusual in ("no_hand", "turned", "looks_right")] == [[], [], []]
     assert summary["found_by_region"]["MCP"] >= 28
     assert Image.open(out / "overlay.png").width > 600
     # The map that was found differs from the drawn one, so it shows which of them was used.
@@ -58,6 +58,16 @@ def test_a_single_radiograph_and_one_without_a_hand(
     assert cli("regions", tmp_path / "blank.png", "--out", tmp_path / "out") == 0
     assert "no hand found on 1 of 1: blank" in capsys.readouterr().err
     assert len(read_table(tmp_path / "out" / "regions.csv")) == 0
+    hand = Image.open(next((phantoms / "boneage-training-dataset").glob("*.png")))
+    lies = tmp_path / "lies"
+    lies.mkdir()
+    hand.transpose(Image.Transpose.ROTATE_90).save(lies / "turned.png")
+    hand.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(lies / "mirrored.png")
+    hand.save(lies / "usual.png")
+    assert cli("regions", lies, "--out", tmp_path / "unusual") == 0
+    said = capsys.readouterr().err
+    assert "turned on 1 of 3: turned" in said
+    assert "mirror image of a left one on 1 of 3: mirrored" in said
     assert cli("regions", tmp_path / "blank.png", "--out", tmp_path / "out") == 2
     assert "exists already" in capsys.readouterr().err
 
