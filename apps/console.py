@@ -36,6 +36,8 @@ def quiet_lightning() -> None:
         logging.getLogger(part).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\.")
     warnings.filterwarnings("ignore", message=r".*lr_scheduler.step\(\).*")
+    # Recording a pass for a GPU needs a stream of its own.
+    warnings.filterwarnings("ignore", message=r"The AccumulateGrad node's stream.*")
 
 
 def quiet_optuna() -> None:

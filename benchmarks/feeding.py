@@ -103,16 +103,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--recipe", default="cpu-small")
-    parser.add_argument("--batch", type=int, help="images a step, the recipe's by default")
+    parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     parser.add_argument("--arm", choices=("training", "memory"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     changes = [f"preprocessing.size_px={options.size}", "training.stages=[]"]
     # Others may ask for a validation, of which there is none here.
     changes.append("training.schedule=constant")
-    if options.batch:
-        changes.append(f"training.batch_size={options.batch}")
-    recipe = load_recipe(options.recipe, changes)
+    recipe = load_recipe(options.recipe, [*changes, *options.changes])
     if options.arm:
         print(json.dumps(run_arm(options.arm, options.folder, recipe)))
         return
@@ -126,7 +124,8 @@ def main() -> None:
                 command = [sys.executable, __file__, "--arm", arm, "--folder", name]
                 command += ["--images", str(options.images), "--size", str(options.size)]
                 command += ["--recipe", options.recipe]
-                command += ["--batch", str(recipe.training.batch_size)]
+                for change in options.changes:
+                    command += ["--set", change]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 measured.append(float(done.stdout.strip().splitlines()[-1]))
     for arm, measured in speeds.items():
