@@ -79,7 +79,8 @@ def reproduce(
 
     Example: boneage-xai reproduce --data ~/rsna --out reproduction --budget-minutes 480
     """
-    from reports.reproduction import write_reproduction
+    from boneage_xai.files import read_json
+    from reports.reproduction import RECORD_FILE, write_reproduction
     from trainers.claim import at_work_alone, check_same_recipe
     from trainers.processes import ALONE
     from trainers.reproduction.arms import ArmState, arm_state, load_arms, train_arm
@@ -95,12 +96,15 @@ def reproduce(
     sources = {"validation": Source(*_read(data, column, skip_problems, "training"))}
     if test is not None:
         sources["test"] = Source(*_read(test, column, skip_problems, "test"))
+    earlier = out / RECORD_FILE
     about = {
         "command": _command(sys.argv[1:]),
         "data": sources["validation"].record(),
         "test": sources["test"].record() if "test" in sources else None,
         "seed": seed,
-        "begun": datetime.now(UTC).isoformat(timespec="minutes"),
+        "begun": read_json(earlier)["begun"]
+        if earlier.is_file()
+        else datetime.now(UTC).isoformat(timespec="minutes"),
         "budget_minutes": budget_minutes,
     }
     until = None if budget_minutes is None else time.monotonic() + 60 * budget_minutes

@@ -107,10 +107,12 @@ def tune(
     keys = {knob.key for knob in knobs}
     learns_regions = checked.auxiliary.region_ages > 0 or "auxiliary.region_ages" in keys
     with bars("Decoding", "Trials", "Epoch", quiet=as_json) as (decoding, done, steps):
+        # Of a trial that has its own number of epochs nobody here knows it.
+        of = "" if "training.epochs" in keys else f"/{checked.training.epochs}"
 
         def on_epoch(trial: int, row: dict[str, float]) -> None:
             note(
-                f"trial {trial}, epoch {row['epoch'] + 1:.0f}/{checked.training.epochs} at "
+                f"trial {trial}, epoch {row['epoch'] + 1:.0f}{of} at "
                 f"{row['size_px']:.0f} px: validation {row['val_mae_months']:.1f} months"
             )
 

@@ -154,7 +154,10 @@ def _head(record: Record) -> str:
 
 def _study(record: Record, study: str, arms: Sequence[Record]) -> str:
     columns = ["arm", f"study: {SET_WORDS['test']}"]
-    overall = {one.what: one for one in _published(study, "validation", None)}
+    networks = {arm["network"] for arm in arms}
+    overall = {
+        one.what: one for one in _published(study, "validation", None) if one.what in networks
+    }
     if overall:
         columns.append(f"study: {SET_WORDS['validation']}")
     columns += [*our_columns(record), "training"]

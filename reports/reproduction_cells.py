@@ -119,7 +119,7 @@ def sex_sentences(record: Record) -> list[str]:
         f"{pair['twin']}, {set_name(record, name)}: with the sex "
         f"{months(pair['with_sex_months'], digits=2)}, image only "
         f"{months(pair['image_only_months'], digits=2)} months, difference "
-        f"{difference_text(pair['difference_months'])}, p {p_text(pair['p_holm'])}: "
+        f"{difference_text(pair['difference_months'])}, p (Holm) {p_text(pair['p_holm'])}: "
         f"{sex_verdict(pair)}"
         for name in measured_sets(record)
         for pair in record["sex"].get(name) or []

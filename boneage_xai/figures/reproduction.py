@@ -32,6 +32,7 @@ from boneage_xai.types import FloatImage
 HIGHEST_MONTHS = 250
 """Where learning curves are cut: the first epochs of a training may be off by any amount."""
 
+_FEWEST_TICKS = 3
 _TICKS_MONTHS = (2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 40, 60, 80, 120, 200)
 
 
@@ -57,7 +58,10 @@ def curves_by_arm(histories: Mapping[str, pd.DataFrame]) -> Figure:
     values = np.concatenate([one[both].to_numpy().ravel() for one in histories.values()])
     values = values[np.isfinite(values)]
     low, high = float(values.min()) / 1.1, min(float(values.max()) * 1.1, HIGHEST_MONTHS)
-    ticks = [tick for tick in _TICKS_MONTHS if low <= tick <= high]
+    ticks = [float(tick) for tick in _TICKS_MONTHS if low <= tick <= high]
+    if len(ticks) < _FEWEST_TICKS:
+        evenly = MaxNLocator(5).tick_values(low, high)
+        ticks = [float(tick) for tick in evenly if low <= tick <= high]
     for axes in grid.flat[len(histories) :]:
         axes.remove()
     for axes, (name, history) in zip(grid.flat, histories.items(), strict=False):

@@ -32,6 +32,14 @@ def test_each_arm_has_its_curves_on_one_scale() -> None:
         curves_by_arm({})
 
 
+@pytest.mark.parametrize(("low", "high"), [(22.1, 29.8), (23.0, 26.0), (95.0, 110.0), (5.0, 200.0)])
+def test_errors_can_be_read_off_however_little_they_change(low: float, high: float) -> None:
+    history = HISTORY.assign(train_mae_months=[high, low], val_mae_months=[high, low])
+    (axes,) = curves_by_arm({"a": history}).axes
+    bottom, top = axes.get_ylim()
+    assert len([tick for tick in axes.get_yticks() if bottom <= tick <= top]) >= 3
+
+
 def test_a_difference_is_filled_where_it_was_shown() -> None:
     def pair(twin: str, value: float, p: float | None) -> dict[str, Any]:
         difference = {"value": value, "low": value - 1, "high": value + 1}

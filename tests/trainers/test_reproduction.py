@@ -150,6 +150,7 @@ def test_the_page_says_it_and_the_one_for_publication_shows_no_radiograph(whole:
     said = (whole / "stdout.txt").read_text(encoding="utf-8")
     assert said.startswith("Mean absolute errors")
     assert "own, validation cases: with the sex " in said
+    assert ", p (Holm) " in said
 
 
 KILLED = """
@@ -180,13 +181,15 @@ def test_killed_and_run_again_it_ends_with_the_same_numbers(
     first = out / "runs" / "own" / "model.safetensors"
     kept = first.stat().st_mtime_ns
     # What was done before the kill is on the page already.
-    early = read_json(out / "reproduction.json")["arms"]
-    assert [arm["status"] for arm in early] == ["complete", "not begun"]
+    early = read_json(out / "reproduction.json")
+    assert [arm["status"] for arm in early["arms"]] == ["complete", "not begun"]
+    write_json(out / "reproduction.json", {**early, "begun": "2001-02-03T04:05+00:00"})
     run(words)
     assert first.stat().st_mtime_ns == kept
     record, uninterrupted = (
         read_json(folder / "reproduction.json") for folder in (out, whole / "out")
     )
+    assert record["begun"] == "2001-02-03T04:05+00:00"
     del uninterrupted["arms"][2]
     assert close(numbers(record), numbers(uninterrupted))
     evaluated = (out / "analyses" / "own" / "metrics.json").stat().st_mtime_ns

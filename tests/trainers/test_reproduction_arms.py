@@ -74,6 +74,11 @@ def test_a_change_may_be_for_one_arm_or_one_study() -> None:
     [
         ("kimmel-resnet101:training.seed=1", "expected --seed"),
         ("training.seed=1", "expected --seed"),
+        ("kimmel-resnet101:training.seed =1", "expected --seed"),
+        (
+            "kimmel-resnet101:training={epochs=1, validation_fraction=0.2, seed=1}",
+            "expected --seed",
+        ),
         ("kimmel-resnet101:training.validation_fraction=0.1", r"found 0\.1, 0\.2"),
     ],
 )

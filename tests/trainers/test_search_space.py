@@ -187,6 +187,7 @@ def test_listed_values_are_held_as_the_recipe_holds_them() -> None:
         (["training.validation_fraction=0.1|0.2"], "leaves the validation cases as they are"),
         (["training.stages=[]|[{epochs=18,size_px=96}]"], "expected --pruner none"),
         (["training.batch_size=8|16", "training.batch_size=32|64"], "found it 2 times"),
+        (["training={epochs=1}|{epochs=1,seed=1}"], "found a whole section"),
         (
             ["training.schedule=one_cycle|constant", "architecture.sex_features=-1|8"],
             "architecture.sex_features",

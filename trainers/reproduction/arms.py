@@ -162,7 +162,7 @@ def load_arms(
             )
         study = next((study for study, members in STUDIES.items() if name in members), None)
         arms.append(Arm(recipe.name, study, recipe, _departures(shipped, recipe)))
-    if any(change.startswith("training.seed=") for _, change in changes_of):
+    if any(arm.recipe.training.seed != seed for arm in arms):
         raise ConfigError("--set training.seed: expected --seed, which is that of the split, too")
     shares = {arm.recipe.training.validation_fraction for arm in arms}
     if len(shares) > 1:

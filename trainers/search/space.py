@@ -250,6 +250,8 @@ def checked_space(recipe: Recipe, knobs: Sequence[Knob], *, pruning: bool) -> li
     for key in keys:
         if keys.count(key) > 1:
             raise ConfigError(f"knob {key}: expected it once, found it {keys.count(key)} times")
+        if "." not in key:
+            raise ConfigError(f"knob {key}: expected section.key, found a whole section")
         if key in _SAME_FOR_ALL:
             raise ConfigError(
                 f"knob {key}: expected a key that leaves the validation cases as they are, "
