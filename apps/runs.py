@@ -323,9 +323,10 @@ def attribute(
             on_complete=lambda: note(f"{out}: this attribution is complete already"),
             progress=attributing,
         )
-    if layer is None and (reason := hidden_layers(model.network)) is not None:
-        note(f"note: no activation maps: {model.name} is {reason}")
     summary = folder.manifest["steps"]["attribute"]
+    if layer is None and not summary["layers"]:
+        reason = hidden_layers(model.network) or "a network without layers of (N, C, h, w)"
+        note(f"note: no activation maps: {model.name} is {reason}")
     for name in summary["methods"]:
         gap = summary["median_absolute_gap_months"][name]
         completeness = "promises no completeness" if gap is None else f"median gap {gap:.2f} months"

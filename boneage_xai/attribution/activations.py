@@ -53,10 +53,8 @@ def default_layers(network: nn.Module, size_px: int = 256) -> list[str]:
         size_px: side of the network's input.
 
     Returns:
-        Module names as in ``network.named_modules()``, early to late.
-
-    Raises:
-        AttributionError: no module has such an output.
+        Module names as in ``network.named_modules()``, early to late; none where no module has such
+        an output, or where all is TorchScript, whose modules cannot be observed.
     """
     outputs = _spatial_outputs(network, size_px)
     calls: dict[str, int] = {}
@@ -74,11 +72,6 @@ def default_layers(network: nn.Module, size_px: int = 256) -> list[str]:
         best = chosen.get(output.octave)
         if best is None or output.name.count(".") <= best.name.count("."):
             chosen[output.octave] = output
-    if not chosen:
-        raise AttributionError(
-            f"{type(network).__name__}: expected layers with outputs (N, C, h, w) to choose "
-            "activation maps from, found none"
-        )
     ordered = sorted(chosen.values(), key=lambda output: output.order)
     return [output.name for output in ordered[-_MOST_LAYERS:]]
 
@@ -123,6 +116,10 @@ def layer_activations(
         if layer not in modules or not layer:
             raise ConfigError(
                 f"{type(network).__name__}: expected the name of one of its layers, found {layer!r}"
+            )
+        if isinstance(modules[layer], torch.jit.ScriptModule):
+            raise AttributionError(
+                f"{layer}: expected a layer that can be observed, found TorchScript"
             )
     if images.shape[0] == 0 or images.shape[:1] != is_male.shape:
         raise AttributionError(
@@ -182,7 +179,9 @@ def _observed(modules: dict[str, nn.Module], see: Callable[[str, Any], None]) ->
 def _spatial_outputs(network: nn.Module, size_px: int) -> list[_Output]:
     prefix = "backbone." if isinstance(getattr(network, "backbone", None), nn.Module) else ""
     modules = {
-        name: module for name, module in network.named_modules() if name and name.startswith(prefix)
+        name: module
+        for name, module in network.named_modules()
+        if name and name.startswith(prefix) and not isinstance(module, torch.jit.ScriptModule)
     }
     outputs: list[_Output] = []
 

@@ -127,12 +127,20 @@ def _at_layer(
     prediction_months = prediction_of(network, image, is_male)
     layer = settings.cam_layer
     if layer is None:
-        layer = default_layers(network, size_px=max(image.shape[2:]))[-1]
+        layers = default_layers(network, size_px=max(image.shape[2:]))
+        if not layers:
+            raise AttributionError(
+                f"{type(network).__name__}: expected layers with outputs (N, C, h, w) to take "
+                "activations from, found none"
+            )
+        layer = layers[-1]
     module = dict(network.named_modules()).get(layer) if layer else None
     if module is None:
         raise ConfigError(
             f"{type(network).__name__}: expected the name of one of its layers, found {layer!r}"
         )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise AttributionError(f"{layer}: expected a layer that can be observed, found TorchScript")
     seen: list[Tensor] = []
     with untouched(network), _cut(module, layer, seen):
         output = months(network, image.detach().clone(), is_male.detach().clone())

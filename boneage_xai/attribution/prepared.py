@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from boneage_xai.attribution.forward import untouched
 from boneage_xai.attribution.gradients import gradients
 from boneage_xai.errors import AttributionError
+from boneage_xai.models.adapter import ExternalModel
 from boneage_xai.models.averaged import AveragedNetwork
 from boneage_xai.models.backbones import feature_children
 
@@ -267,7 +268,23 @@ def _answers(network: nn.Module, images: Tensor, is_male: Tensor) -> tuple[Tenso
 
 
 def _channels_last(network: nn.Module) -> nn.Module:
-    return network.to(memory_format=torch.channels_last)
+    """Lay a network out for speed, unless it comes from elsewhere and relies on its own layout."""
+    network.to(memory_format=torch.channels_last)
+    if isinstance(network, ExternalModel) and not _still_answers(network):
+        network.to(memory_format=torch.contiguous_format)
+    return network
+
+
+def _still_answers(network: ExternalModel) -> bool:
+    """Return whether a network answers at all: a ``view`` of what is laid out otherwise fails."""
+    size_px = network.card.preprocessing.size_px
+    blank = network.image_scale.new_zeros(2, 1, size_px, size_px)
+    try:
+        with torch.no_grad():
+            network(blank, blank[:, 0, 0, 0])
+    except RuntimeError:
+        return False
+    return True
 
 
 def _foldable_pairs(network: nn.Module) -> tuple[list[tuple[str, str]], str]:

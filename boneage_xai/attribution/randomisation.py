@@ -20,6 +20,7 @@ from boneage_xai.attribution.methods import gradient
 from boneage_xai.attribution.prepared import frozen_copy
 from boneage_xai.errors import AttributionError, ConfigError
 from boneage_xai.models.adapter import ExternalModel
+from boneage_xai.models.trial import first_line
 from boneage_xai.types import FloatImage
 
 TOO_SIMILAR = 0.5
@@ -183,10 +184,17 @@ def randomised_network(network: nn.Module, seed: int, images: Tensor, is_male: T
     with untouched(randomised), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
-            # One batch alone makes the statistics.
-            norm.training, norm.momentum = True, 1.0
-        if norms:
-            months(randomised, images.detach().clone(), is_male.detach().clone())
+            # The mean over all batches, which a network from elsewhere may take one by one.
+            norm.training, norm.momentum = True, None
+        try:
+            if norms:
+                months(randomised, images.detach().clone(), is_male.detach().clone())
+        except ValueError as error:
+            # BatchNorm of single values has nothing to measure.
+            raise AttributionError(
+                "randomisation: expected a network that takes several images at once, to measure "
+                f"its BatchNorm on, found {first_line(error)}"
+            ) from error
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return randomised

@@ -20,6 +20,7 @@ from boneage_xai import __version__
 from boneage_xai.data.preprocess import PreprocessSettings, preprocess
 from boneage_xai.errors import ConfigError
 from boneage_xai.files import staged_file
+from boneage_xai.models.adapter import ExternalModel
 from boneage_xai.models.averaged import AveragedNetwork
 from boneage_xai.models.interface import Model
 from boneage_xai.phantom.cohorts import draw_cases, render_case
@@ -88,6 +89,11 @@ def export_onnx(
         raise ConfigError(
             f"{model.path}: expected no turned views, which ONNX Runtime cannot load, found turns "
             f"by {network.views.rotation_degrees:g} degrees; mirrored views work"
+        )
+    if isinstance(network, ExternalModel) and network.card.source.kind == "torchscript":
+        raise ConfigError(
+            f"{model.path}: expected a factory or an exported program, found TorchScript, which "
+            "PyTorch does not export to ONNX"
         )
     device = next(network.parameters()).device
     network.cpu()
@@ -179,7 +185,13 @@ def _compare(network: nn.Module, path: Path, pixels: npt.NDArray[np.uint8]) -> t
     is_male = torch.cat([torch.zeros(len(pixels)), torch.ones(len(pixels))])
 
     def run(image: Tensor, sex: Tensor) -> npt.NDArray[np.float64]:
-        found = session.run([MONTHS], {IMAGE: image.numpy(), IS_MALE: sex.numpy()})[0]
+        try:
+            found = session.run([MONTHS], {IMAGE: image.numpy(), IS_MALE: sex.numpy()})[0]
+        except Exception as error:
+            raise ConfigError(
+                "export to ONNX: expected a network that takes any number of images, found one "
+                f"whose export refuses {len(image)}: {_one_line(error)}"
+            ) from error
         return np.asarray(found, dtype=np.float64)
 
     expected = network(images, is_male).double().numpy()

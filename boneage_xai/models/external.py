@@ -146,9 +146,9 @@ def _from_factory(
         )
     if source.weights is not None:
         _load_weights(network, card, folder / Path(source.weights).expanduser(), where)
-    network.eval()
     for module in network.modules():
-        # A network may override train() to keep parts of it in another mode.
+        # Not by eval(): a network may override train() to keep parts of it in another mode, and
+        # exported programs have none.
         module.training = False
     return network, (1, None), _tensors_sha256(network)
 

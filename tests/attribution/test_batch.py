@@ -171,6 +171,14 @@ def test_default_layers_and_no_regions(small_network: nn.Module, tmp_path: Path)
     assert attribute(small_network, tmp_path / "none", layers=[])["layers"] == []
 
 
+def test_a_network_without_spatial_layers_is_explained_without_activation_maps(
+    linear_network: type[nn.Module], tmp_path: Path
+) -> None:
+    network = linear_network(torch.rand(12, 12))
+    assert attribute(network, tmp_path, layers=None)["layers"] == []
+    assert "activations" not in zarr.open_group(tmp_path / "attributions.zarr", mode="r")
+
+
 def test_what_is_named_twice_is_computed_once(small_network: nn.Module, tmp_path: Path) -> None:
     twice = ["gradient", "gradient"]
     summary = attribute(small_network, tmp_path, methods=twice, layers=["backbone.2"] * 2)
