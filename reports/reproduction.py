@@ -154,10 +154,7 @@ def _head(record: Record) -> str:
 
 def _study(record: Record, study: str, arms: Sequence[Record]) -> str:
     columns = ["arm", f"study: {SET_WORDS['test']}"]
-    networks = {arm["network"] for arm in arms}
-    overall = {
-        one.what: one for one in _published(study, "validation", None) if one.what in networks
-    }
+    overall = {one.what: one for one in _published(study, "validation", None)}
     if overall:
         columns.append(f"study: {SET_WORDS['validation']}")
     columns += [*our_columns(record), "training"]
@@ -170,7 +167,7 @@ def _study(record: Record, study: str, arms: Sequence[Record]) -> str:
             row.append("–" if one is None else f"{published_text(one)} \\*")
         rows.append([*row, *our_cells(record, arm), state_text(arm)])
     text = f"## {STUDY_NAMES[study]}: {_FINISH_WORDS[study]}\n\n{markdown_table(columns, rows)}"
-    if overall:
+    if any(arm["network"] in overall for arm in arms):
         text += "\n\n\\* Given once for each network, without saying for which of its arms."
     return text + _why(arms)
 

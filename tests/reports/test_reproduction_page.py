@@ -159,6 +159,14 @@ def test_numbers_stand_beside_those_of_the_same_kind_of_set(record: dict[str, An
     ) in lines
 
 
+def test_a_footnote_stands_where_something_refers_to_it(record: dict[str, Any]) -> None:
+    footnote = "\\* Given once for each network"
+    assert footnote in reproduction_page(record, images="figures", radiographs=False)
+    others = [{**one, "network": "squeezenet1_1"} for one in record["arms"]]
+    changed = {**record, "arms": others}
+    assert footnote not in reproduction_page(changed, images="figures", radiographs=False)
+
+
 def test_a_short_training_is_not_taken_for_a_whole_one(record: dict[str, Any]) -> None:
     said = "Fewer epochs or smaller inputs than in their recipe: 1 of 5 arms."
     assert said in reproduction_page(record, images="figures", radiographs=False)
