@@ -94,7 +94,8 @@ class HandSeen:
         found: whether the locator found a hand.
         pose: how it lies, None where that cannot be told.
         usually_months: the network's prediction for the same picture turned and mirrored so that
-            the hand lies upright and looks left, None where it does so already.
+            the hand lies upright and looks left, None where it does so already or where that
+            cannot be told.
     """
 
     found: bool
